@@ -1,0 +1,84 @@
+"""The Faust app that every agent is: raw topics, no tables, and nothing acknowledged before its effect is confirmed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import faust
+from faust.streams import Stream
+
+from agents.delivery.outbox import Outbox
+from agents.delivery.producer import ConfirmedProducer
+from agents.index.mappings import ModelIdentity
+from agents.settings import AgentSettings
+from models.manifest import ModelManifest
+from sightlog.dead_letters import Stage
+from sightlog.settings import MAX_RECORD_BYTES
+
+log = logging.getLogger(__name__)
+
+Agent = Callable[[Stream[bytes]], Awaitable[None]]
+
+
+def new_app(name: str, settings: AgentSettings) -> faust.App:
+    """An app whose consumer group is `sightlog-<name>`."""
+    return faust.App(
+        f"sightlog-{name}",
+        broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
+        store="memory://",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=settings.session_timeout,
+        broker_heartbeat_interval=settings.session_timeout / 10,
+        broker_commit_interval=0.5,
+        # The window bounds what is worked on; the stream's own buffer (4096 events by default) would hold megabytes
+        # of pictures for nothing.
+        stream_buffer_maxsize=16,
+        broker_max_poll_records=20,
+        consumer_max_fetch_size=4 * 1024 * 1024,
+    )
+
+
+def new_outbox(stage: Stage, settings: AgentSettings, *, linger_ms: float) -> Outbox:
+    """The outbox of an agent; `linger_ms` is 0 where somebody waits for each record."""
+    return Outbox(
+        stage,
+        ConfirmedProducer(settings.kafka, linger_ms=linger_ms, max_record_bytes=MAX_RECORD_BYTES),
+        dead_topic=settings.topics.dead,
+        dead_inline_limit=settings.dead_letter_inline_limit,
+        backoff=settings.backoff,
+    )
+
+
+def model_identity(manifest: ModelManifest) -> ModelIdentity:
+    """What the indices need to know of a model."""
+    return ModelIdentity(manifest.name, manifest.digest, manifest.clip.dim, manifest.detector.classes)
+
+
+def attach(app: faust.App, topic: str, agent: Agent) -> faust.App:
+    """Let `agent` consume a topic of plain bytes: Faust would acknowledge and drop what it cannot decode.
+
+    When the agent raises, the process ends: Faust would restart it and acknowledge what it was holding.
+    """
+
+    async def run(stream: Any) -> None:
+        try:
+            await agent(stream)
+        except Exception as error:
+            log.critical("%s cannot go on: %s", app.conf.id, error, exc_info=error)
+            os._exit(70)
+
+    raw = app.topic(topic, key_type=bytes, key_serializer="raw", value_type=bytes, value_serializer="raw")
+    app.agent(raw, name=app.conf.id)(run)
+    return app
+
+
+def run_worker(app: faust.App, *, loglevel: str = "info") -> None:
+    """Run the app until SIGTERM or SIGINT."""
+    worker: Any = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False)
+    worker.execute_from_commandline()

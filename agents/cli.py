@@ -1,0 +1,76 @@
+"""`sightlog worker` and `sightlog config`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+import faust
+import orjson
+
+from agents.app import run_worker
+from agents.settings import AgentSettings
+
+
+def _vision(settings: AgentSettings) -> faust.App:
+    from agents.vision import vision_app
+
+    return vision_app(settings)
+
+
+def _indexer(settings: AgentSettings) -> faust.App:
+    from agents.indexer import indexer_app
+
+    return indexer_app(settings)
+
+
+def _search(settings: AgentSettings) -> faust.App:
+    from agents.search import search_app
+
+    return search_app(settings)
+
+
+#: Imported when needed: a worker does not pay for the libraries of the others.
+_APPS: dict[str, Callable[[AgentSettings], faust.App]] = {"vision": _vision, "indexer": _indexer, "search": _search}
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(_APPS)))
+@click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+def worker(name: str, loglevel: str) -> None:
+    """Run one worker in the foreground until it is told to stop.
+
+    Start as many of a kind as the topic has partitions; they share the work, and each can be killed at any time.
+
+    \b
+    Examples:
+      sightlog worker vision
+      SIGHTLOG_KAFKA=kafka-1:9092 SIGHTLOG_TRITON=gpu-1:8001 sightlog worker vision
+    """
+    run_worker(_APPS[name](AgentSettings.load()), loglevel=loglevel)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def config(as_json: bool) -> None:
+    """Print every setting with its present value and the variable that sets it.
+
+    \b
+    Examples:
+      sightlog config
+      SIGHTLOG_KAFKA=kafka-1:9092 sightlog config --json
+    """
+    settings = AgentSettings.load()
+    values = settings.model_dump(mode="json")
+    if as_json:
+        click.echo(orjson.dumps(values, option=orjson.OPT_INDENT_2).decode())
+        return
+    groups = {"topics": "SIGHTLOG_TOPIC_", "index": "SIGHTLOG_INDEX_"}
+    for name, value in values.items():
+        lines = (
+            {f"{groups[name]}{n.upper()}": v for n, v in value.items()}
+            if name in groups
+            else {f"SIGHTLOG_{name.upper()}": value}
+        )
+        for variable, shown in lines.items():
+            click.echo(f"{variable}={orjson.dumps(shown).decode() if not isinstance(shown, str) else shown}")

@@ -1,0 +1,21 @@
+"""The two ways in which work on an event can fail, and what each means for the stream."""
+
+from __future__ import annotations
+
+from sightlog.errors import SightlogError
+
+
+class ItemBroken(SightlogError):
+    """This event can never succeed: it leaves the stream as a dead letter, its neighbours go on.
+
+    `code` is a stable, machine-readable cause such as `undecodable`; `message` says what was wrong with it.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class DependencyDown(SightlogError):
+    """Something that every event needs does not answer: hold the event, back off, try again."""

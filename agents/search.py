@@ -1,0 +1,127 @@
+"""The search agent: requests in, replies to the topic, partition and correlation id that each request names."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+
+import faust
+from faust.streams import Stream
+from opensearchpy import AsyncOpenSearch
+
+from agents.app import attach, model_identity, new_app, new_outbox
+from agents.delivery.outbox import Outbox
+from agents.delivery.records import Record
+from agents.delivery.retry import until_up
+from agents.delivery.window import drain
+from agents.index.connection import check_model, connect
+from agents.index.queries import IndexSearcher
+from agents.inference.client import TritonClient
+from agents.settings import AgentSettings
+from models.manifest import ModelManifest, load_manifest
+from models.tokenizer import ClipTokenizer
+from sightlog.errors import ConfigurationError, ContractError
+from sightlog.search import CORRELATION_ID, ReplyAddress, SearchError, SearchReply, SearchRequest
+
+log = logging.getLogger(__name__)
+
+#: Part of a request's time kept for sending the reply.
+_REPLY_SHARE = 0.1
+
+
+def search_app(settings: AgentSettings) -> faust.App:
+    """The Faust app of the consumer group `sightlog-search`."""
+    manifest = load_manifest(settings.models)
+
+    async def search(stream: Stream[bytes]) -> None:
+        opensearch = connect(settings.opensearch, connections=settings.search_concurrency)
+        triton = TritonClient(settings.triton, concurrency=settings.search_concurrency)
+        async with opensearch, triton, new_outbox("search", settings, linger_ms=0) as outbox:
+            agent = Search(settings, manifest, triton, opensearch, outbox)
+            await drain(stream.noack(), agent.reply, settings.search_window)
+
+    return attach(new_app("search", settings), settings.topics.requests, search)
+
+
+class Search:
+    """Answers requests before their deadlines, or not at all."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        manifest: ModelManifest,
+        triton: TritonClient,
+        opensearch: AsyncOpenSearch,
+        outbox: Outbox,
+    ) -> None:
+        self._settings = settings
+        self._manifest = manifest
+        self._model = model_identity(manifest)
+        self._tokenizer = ClipTokenizer(manifest.clip.context_length)
+        self._triton = triton
+        self._opensearch = opensearch
+        self._searcher = IndexSearcher(opensearch, settings.index, self._model)
+        self._model_checked = False
+        self._outbox = outbox
+        self._reply_topics = re.compile(settings.reply_topics)
+        #: Requests whose deadline passed before a reply could be sent.
+        self.late = 0
+
+    async def reply(self, records: list[Record]) -> None:
+        """Return when each request has its reply, its dead letter, or is past its deadline."""
+        for record in records:
+            try:
+                address = ReplyAddress.from_headers(record.headers)
+                if not self._reply_topics.fullmatch(address.topic):
+                    raise ContractError("reply_topic_refused", f"replies do not go to {address.topic}")
+            except ContractError as cause:
+                await self._outbox.bury(record, cause)
+                continue
+            try:
+                await self._reply_in_time(record, address)
+            except asyncio.TimeoutError:
+                self.late += 1
+                log.warning("request at %s[%d]@%d is late", record.topic, record.partition, record.offset)
+
+    async def _reply_in_time(self, record: Record, address: ReplyAddress) -> None:
+        started = time.time()
+        own_limit = record.timestamp_ms + self._settings.search_deadline * 1000
+        deadline = (address.deadline_ms or own_limit) / 1000
+        if started >= deadline:
+            raise asyncio.TimeoutError
+        reply = await self._answer(record, (deadline - started) * (1 - _REPLY_SHARE))
+        reply = reply.model_copy(update={"took_ms": (time.time() - started) * 1000})
+        await asyncio.wait_for(
+            self._outbox.publish(
+                address.topic,
+                reply.to_kafka(),
+                headers=[(CORRELATION_ID, address.correlation_id)],
+                partition=address.partition,
+            ),
+            deadline - time.time(),
+        )
+
+    async def _answer(self, record: Record, seconds: float) -> SearchReply:
+        try:
+            request = SearchRequest.from_kafka(record.value)
+            return await asyncio.wait_for(
+                until_up("search", lambda: self._find(request, seconds), self._settings.backoff), seconds
+            )
+        except ContractError as cause:
+            return SearchReply(error=SearchError(code=cause.code, message=cause.message))
+        except ConfigurationError as cause:
+            return SearchReply(error=SearchError(code="model_mismatch", message=str(cause)))
+        except asyncio.TimeoutError:
+            return SearchReply(
+                error=SearchError(code="unavailable", message=f"no result within {seconds:.1f} s; try again later")
+            )
+
+    async def _find(self, request: SearchRequest, timeout: float) -> SearchReply:
+        if not self._model_checked:
+            await check_model(self._opensearch, self._settings.index, self._model)
+            self._model_checked = True
+        vector = await self._triton.embed_text(self._tokenizer.encode([request.text])[0], timeout=timeout)
+        hits = await self._searcher.search(request, vector, timeout)
+        return SearchReply(hits=hits, model_digest=self._manifest.digest)

@@ -1,0 +1,113 @@
+"""Settings of the workers; `sightlog config` prints them, `SIGHTLOG_<NAME>` sets them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from agents.delivery.retry import Backoff
+from agents.delivery.window import WindowLimits
+from sightlog.settings import ENV_PREFIX, MAX_RECORD_BYTES, ClientSettings, Settings
+
+_MIB = 1024 * 1024
+
+
+class IndexSettings(Settings):
+    """How the indices are built and searched."""
+
+    model_config = SettingsConfigDict(env_prefix=f"{ENV_PREFIX}INDEX_", frozen=True, extra="ignore")
+
+    images: str = Field("images", description="alias of the image index; the index behind it is images-<digest>")
+    objects: str = Field("objects", description="alias of the object index")
+    engine: Literal["lucene", "faiss"] = Field(
+        "lucene", description="k-NN engine; faiss needs native libraries that only full distributions ship"
+    )
+    m: int = Field(16, ge=2, le=100, description="HNSW neighbours a node")
+    ef_construction: int = Field(512, ge=2, le=4096, description="HNSW beam while building")
+    ef_search: int = Field(100, ge=1, le=10_000, description="smallest HNSW beam of a search; at least k is used")
+    shards: int = Field(2, ge=1)
+    replicas: int = Field(1, ge=0, description="copies of each shard; a single node keeps none")
+    refresh_interval: str = Field("200ms", description="how often new documents become searchable")
+    gc_deletes: str = Field(
+        "1h", description="how long a deletion is remembered; afterwards a stale write could bring the document back"
+    )
+
+
+class AgentSettings(ClientSettings):
+    """What the vision, indexer and search workers need to know."""
+
+    triton: str = Field("127.0.0.1:18001", description="gRPC endpoint of Triton, host:port")
+    opensearch: str = Field("http://127.0.0.1:19200", description="URL of OpenSearch")
+    models: Path | None = Field(None, description="folder of a model manifest; the tiny models by default")
+    index: IndexSettings = Field(default_factory=IndexSettings)
+
+    allowed_folders: tuple[Path, ...] | None = Field(
+        None,
+        description='folders that file: references may point into, as JSON ["/a","/b"]; <data_dir>/uploads by default',
+    )
+    max_image_bytes: int = Field(32 * _MIB, gt=0, description="size of a file above which it becomes a dead letter")
+    dead_letter_inline_limit: int = Field(
+        4 * _MIB, ge=0, le=MAX_RECORD_BYTES // 2, description="bytes up to which a dead letter carries the value"
+    )
+
+    vision_unacked: int = Field(64, gt=0, description="events held un-acknowledged by a vision worker")
+    vision_unacked_bytes: int = Field(64 * _MIB, gt=0, description="their values' bytes")
+    vision_concurrency: int = Field(16, gt=0, description="images in inference at once; fills Triton's batches")
+    inference_timeout: float = Field(30.0, gt=0, description="seconds for one image in Triton, queueing included")
+
+    indexer_unacked: int = Field(1024, gt=0)
+    indexer_unacked_bytes: int = Field(64 * _MIB, gt=0)
+    indexer_concurrency: int = Field(4, gt=0, description="bulk requests at once")
+    indexer_batch: int = Field(64, gt=0, description="images in a bulk request")
+    indexer_linger: float = Field(0.02, ge=0, description="seconds that a bulk request waits for more images")
+
+    search_concurrency: int = Field(32, gt=0, description="requests answered at once")
+    reply_topics: str = Field(
+        r"search\.replies(\..+)?", description="pattern of the topics that a request may have its reply written to"
+    )
+    search_deadline: float = Field(5.0, gt=0, description="seconds for a request that brings no deadline")
+
+    retry_first: float = Field(0.1, gt=0, description="first pause in seconds when a dependency is down")
+    retry_limit: float = Field(5.0, gt=0, description="longest pause in seconds")
+    session_timeout: float = Field(10.0, gt=0, description="seconds until a dead worker's partitions move on")
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders that `file:` references may point into."""
+        return (self.uploads_dir,) if self.allowed_folders is None else self.allowed_folders
+
+    @field_validator("reply_topics")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(first=self.retry_first, limit=self.retry_limit)
+
+    @property
+    def vision_window(self) -> WindowLimits:
+        return WindowLimits(self.vision_unacked, self.vision_unacked_bytes, self.vision_concurrency)
+
+    @property
+    def indexer_window(self) -> WindowLimits:
+        return WindowLimits(
+            self.indexer_unacked,
+            self.indexer_unacked_bytes,
+            self.indexer_concurrency,
+            batch=self.indexer_batch,
+            linger=self.indexer_linger,
+        )
+
+    @property
+    def search_window(self) -> WindowLimits:
+        # Requests are small; their number alone is the bound.
+        return WindowLimits(self.search_concurrency * 2, 16 * _MIB, self.search_concurrency)

@@ -1,0 +1,194 @@
+"""Image file bytes to upright RGB pixels: what is accepted, how each colour mode is read, and what is refused.
+
+The rules here decide which pixels a vector is made from, so uploads, queries, the CPU and the GPU path share them:
+orientation from EXIF is applied, transparency is laid over white, 16-bit samples are scaled (never clipped), only the
+first frame of an animation counts, and a damaged file is an error instead of a half-grey picture.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from sightlog.errors import SightlogError
+
+#: Codes an `ImageError` can carry; they travel through Triton and end in dead letters, so they never change meaning.
+EMPTY = "empty"
+UNSUPPORTED_FORMAT = "unsupported_format"
+UNDECODABLE = "undecodable"
+TOO_MANY_PIXELS = "too_many_pixels"
+ERROR_CODES = frozenset({EMPTY, UNSUPPORTED_FORMAT, UNDECODABLE, TOO_MANY_PIXELS})
+
+#: 50 million pixels decode to 150-200 MB, which a preprocessing instance can hold.
+DEFAULT_MAX_PIXELS = 50_000_000
+#: Longest side of the image that is kept for cropping; 0 keeps every pixel.
+DEFAULT_ORIGINAL_CAP = 1920
+#: What browsers and product catalogues show behind a transparent picture.
+TRANSPARENT_BACKGROUND = (255, 255, 255)
+
+ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+_DIRECT_MODES = frozenset({"RGB", "L", "P", "1", "CMYK", "YCbCr", "RGBX"})
+
+
+class ImageError(SightlogError):
+    """A picture that cannot be used, whoever reads it again; `code` is one of `ERROR_CODES`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True)
+class UprightImage:
+    """A decoded picture the way a person sees it.
+
+    `pixels` is RGB and at most `original_cap` long; `width` and `height` are those of the upright original before
+    the cap, the coordinates in which boxes are published.
+    """
+
+    pixels: Image.Image
+    width: int
+    height: int
+
+
+def sniff_format(data: bytes) -> str | None:
+    """Name of the accepted format that `data` begins like (in Pillow's spelling), or None."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
+        return "TIFF"
+    if data.startswith(b"BM"):
+        return "BMP"
+    return None
+
+
+def capped_size(width: int, height: int, cap: int) -> tuple[int, int]:
+    """Size after the longest side is limited to `cap` pixels (0: no limit); never larger, never below one pixel."""
+    longest = max(width, height)
+    if cap <= 0 or longest <= cap:
+        return width, height
+    scale = cap / longest
+    return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+
+
+def open_checked(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFile.ImageFile:
+    """Read the header only, with the one decoder that fits, and refuse what must not be decoded.
+
+    Raises `ImageError` (any code of `ERROR_CODES`). Pillow's own limit of ~179 million pixels stays behind ours.
+    """
+    if not data:
+        raise ImageError(EMPTY, "there are no bytes; send the encoded file as the value")
+    name = sniff_format(data)
+    if name is None:
+        raise ImageError(
+            UNSUPPORTED_FORMAT,
+            f"the bytes begin with {data[:12]!r}, as no JPEG, PNG, WebP, GIF, TIFF or BMP does; convert the picture",
+        )
+    try:
+        image = Image.open(io.BytesIO(data), formats=(name,))
+    except Image.DecompressionBombError as error:
+        raise ImageError(TOO_MANY_PIXELS, f"{error}; the limit is {max_pixels} pixels, scale it down") from None
+    except UnidentifiedImageError:
+        raise ImageError(UNDECODABLE, f"the header of this {name} file is damaged; send it again") from None
+    except Exception as error:  # Pillow's plugins raise whatever a damaged header trips over
+        raise ImageError(UNDECODABLE, f"the header of this {name} file is damaged ({error}); send it again") from None
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(UNDECODABLE, f"the header of this {name} file says {width} x {height} pixels; send it again")
+    if width * height > max_pixels:
+        raise ImageError(
+            TOO_MANY_PIXELS, f"{width} x {height} pixels exceed the limit of {max_pixels}; scale the picture down"
+        )
+    return image
+
+
+def decode_upright(
+    data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, cap: int = DEFAULT_ORIGINAL_CAP
+) -> UprightImage:
+    """Decode the first frame of an image file to upright RGB, its longest side at most `cap` (0: as it is).
+
+    JPEGs larger than the cap are decoded at a reduced DCT size that is still at least the capped one.
+    Embedded colour profiles are ignored: CMYK becomes RGB by the plain formula.
+    Raises `ImageError`.
+    """
+    image = open_checked(data, max_pixels)
+    try:
+        header_size = image.size
+        # Decoded at 1/2, 1/4 or 1/8, the last row and column may stand for less than a whole pixel: `covered` says it.
+        drafted = image.draft(image.mode, capped_size(*image.size, cap))
+        image.load()
+        full = header_size if drafted else image.size
+        covered = drafted[1] if drafted else (0.0, 0.0, float(full[0]), float(full[1]))
+        orientation = _orientation(image)  # after load(): the TIFF plugin turns its pixels by itself and drops the tag
+        rgb = _to_rgb(image)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
+        raise ImageError(UNDECODABLE, f"the {image.format} data is damaged ({error}); send it again") from None
+    target = capped_size(*full, cap)
+    if target != rgb.size:
+        rgb = rgb.resize(target, Image.Resampling.BILINEAR, box=covered)
+    turn = _TRANSPOSE.get(orientation)
+    if turn is None:
+        return UprightImage(rgb, *full)
+    width, height = full if orientation < 5 else (full[1], full[0])
+    return UprightImage(rgb.transpose(turn), width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1-8; damaged metadata is no reason to refuse a picture, so it counts as upright."""
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+        return value if isinstance(value, int) else 1
+    except Exception:  # the EXIF parser raises many types on damaged blocks
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB copy of a loaded image of any accepted mode; raises `ImageError` for samples without a defined white."""
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        background = Image.new("RGB", rgba.size, TRANSPARENT_BACKGROUND)
+        background.paste(rgba, mask=rgba.getchannel("A"))
+        return background
+    if image.mode == "RGB":
+        return image
+    if image.mode in _DIRECT_MODES:
+        return image.convert("RGB")
+    raise ImageError(
+        UNSUPPORTED_FORMAT,
+        f"the {image.format} holds {image.mode} samples of undefined range; save it with 8 or 16 bits a channel",
+    )
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits scaled to 8 (Pillow's own conversion clips everything above 255 to white)."""
+    samples: np.ndarray[Any, Any] = np.asarray(image)
+    grey = ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        grey[samples == key] = TRANSPARENT_BACKGROUND[0]
+    return Image.fromarray(grey).convert("RGB")

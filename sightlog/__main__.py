@@ -1,0 +1,5 @@
+"""`python -m sightlog`."""
+
+from sightlog.cli import main
+
+main()

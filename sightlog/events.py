@@ -1,0 +1,176 @@
+"""Image events: CloudEvents 1.0 over Kafka, in binary and in structured mode.
+
+A producer needs nothing of ours. Binary mode carries the attributes as `ce_*` headers and the image file as the
+value; structured mode is one JSON object with the header `content-type: application/cloudevents+json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from sightlog.errors import ContractError
+from sightlog.fields import Base64Bytes, Contract, UtcTime, now
+
+IMAGE_UPLOADED = "image.uploaded.v1"
+STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
+
+#: OpenSearch takes ids of 512 bytes at most; object ids append `#` and an ordinal to the image id.
+MAX_IMAGE_ID_BYTES = 500
+
+Headers = Sequence[tuple[str, bytes]]
+#: The same as the Kafka client takes it.
+OutgoingHeaders = list[tuple[str, "str | bytes | None"]]
+
+
+class ImageUploaded(Contract):
+    """One uploaded image. `data` holds the file, or `dataref` says where it is; exactly one of the two.
+
+    Attribute names are those of CloudEvents; the rest are extension attributes, which by its rules are lower-case
+    words without separators. In binary mode `tags` is a comma-separated list and `metadata` a JSON object.
+    """
+
+    specversion: str = Field("1.0", pattern=r"^1\.0$")
+    type: str = Field(IMAGE_UPLOADED, pattern=r"^image\.uploaded\.v1$")
+    id: str = Field(min_length=1, max_length=512, description="unique for its source")
+    source: str = Field(min_length=1, max_length=2048, description="who publishes, for example /camera/3")
+    time: UtcTime | None = Field(None, description="when the upload happened")
+    subject: str | None = Field(None, max_length=MAX_IMAGE_ID_BYTES, description="image id, if the key has none")
+    datacontenttype: str | None = Field(None, max_length=256, description="for example image/jpeg")
+    dataref: str | None = Field(None, max_length=4096, description="URI of the file when it is not inline")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file, in hex")
+    tenant: str | None = Field(None, max_length=256)
+    filename: str | None = Field(None, max_length=1024)
+    tags: tuple[str, ...] = Field((), max_length=256)
+    capturedat: UtcTime | None = Field(None, description="when the picture was taken")
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    data: Base64Bytes | None = Field(None, alias="data_base64", description="the file, JPEG, PNG or WebP")
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _split_tags(cls, value: Any) -> Any:
+        return [tag.strip() for tag in value.split(",") if tag.strip()] if isinstance(value, str) else value
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _parse_metadata(cls, value: Any) -> Any:
+        return orjson.loads(value) if isinstance(value, (str, bytes)) else value
+
+    @model_validator(mode="after")
+    def _one_place_for_the_bytes(self) -> ImageUploaded:
+        if self.data and self.dataref:
+            raise ValueError("both data and dataref are given; give one of them")
+        return self
+
+    def image_id(self, key: bytes | None) -> str:
+        """The record key, else the subject, else the SHA-256 of the bytes.
+
+        Raises ContractError `bad_image_id` when the key is not UTF-8 or too long, or when nothing identifies the image.
+        """
+        if key:
+            try:
+                image_id = key.decode("utf-8")
+            except UnicodeDecodeError:
+                raise ContractError("bad_image_id", "the record key is not UTF-8") from None
+            if len(key) > MAX_IMAGE_ID_BYTES:
+                raise ContractError("bad_image_id", f"the key has {len(key)} bytes; {MAX_IMAGE_ID_BYTES} at most")
+            return image_id
+        if self.subject:
+            return self.subject
+        if self.data:
+            return hashlib.sha256(self.data).hexdigest()
+        if self.sha256:
+            return self.sha256
+        raise ContractError("bad_image_id", "no record key, no subject, no sha256 and no inline bytes")
+
+    def to_kafka(self, *, structured: bool = False) -> tuple[bytes, OutgoingHeaders]:
+        """Value and headers of the record that carries this event."""
+        if structured:
+            body = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            body |= {"specversion": self.specversion, "type": self.type}
+            return orjson.dumps(body), [("content-type", STRUCTURED_CONTENT_TYPE.encode())]
+        attributes = self.model_dump(mode="json", exclude={"data", "datacontenttype"}, exclude_defaults=True)
+        attributes |= {"specversion": self.specversion, "type": self.type}
+        headers: OutgoingHeaders = [(f"ce_{name}", _header(value)) for name, value in attributes.items()]
+        if self.datacontenttype:
+            headers.append(("content-type", self.datacontenttype.encode()))
+        return self.data or b"", headers
+
+
+def _header(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, list):
+        return ",".join(value).encode()
+    return orjson.dumps(value)
+
+
+def new_upload(data: bytes | None = None, *, source: str, **attributes: Any) -> ImageUploaded:
+    """An upload event with a fresh id and the present time; `attributes` are fields of ImageUploaded."""
+    return ImageUploaded(id=uuid.uuid4().hex, source=source, time=now(), data=data, **attributes)
+
+
+def parse_event(value: bytes | None, headers: Headers) -> ImageUploaded:
+    """Read a record of the `images` topic in either mode.
+
+    Raises ContractError with code `empty`, `not_cloudevent`, `bad_json`, `unsupported_type` or `bad_event`.
+    """
+    by_name = {name.lower(): content or b"" for name, content in headers}
+    content_type = _text(by_name, "content-type")
+    if content_type is not None and content_type.split(";")[0].strip().lower() == STRUCTURED_CONTENT_TYPE:
+        attributes = _structured_attributes(value)
+    else:
+        attributes = _binary_attributes(value, by_name, content_type)
+    kind = attributes.get("type")
+    if kind != IMAGE_UPLOADED:
+        raise ContractError("unsupported_type", f"event type {kind!r}; this version knows {IMAGE_UPLOADED}")
+    try:
+        event = ImageUploaded.model_validate(attributes)
+    except ValidationError as error:
+        raise ContractError("bad_event", _reason(error)) from None
+    except orjson.JSONDecodeError as error:
+        raise ContractError("bad_event", f"metadata is not JSON: {error}") from None
+    if not event.data and not event.dataref:
+        raise ContractError("empty", "no image bytes in the record and no dataref")
+    return event
+
+
+def _structured_attributes(value: bytes | None) -> dict[str, Any]:
+    if not value:
+        raise ContractError("empty", "the record has no value")
+    try:
+        attributes = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise ContractError("bad_json", f"the structured event is not JSON: {error}") from None
+    if not isinstance(attributes, dict) or "specversion" not in attributes:
+        raise ContractError("not_cloudevent", "the JSON value has no specversion")
+    return attributes
+
+
+def _binary_attributes(value: bytes | None, headers: Mapping[str, bytes], content_type: str | None) -> dict[str, Any]:
+    if "ce_specversion" not in headers or "ce_type" not in headers:
+        raise ContractError("not_cloudevent", "no ce_specversion and ce_type headers, and not a structured event")
+    attributes: dict[str, Any] = {name[3:]: _text(headers, name) for name in headers if name.startswith("ce_")}
+    attributes["datacontenttype"] = content_type
+    attributes["data"] = value or None
+    return attributes
+
+
+def _text(headers: Mapping[str, bytes], name: str) -> str | None:
+    content = headers.get(name)
+    if content is None:
+        return None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ContractError("bad_event", f"the header {name} is not UTF-8") from None
+
+
+def _reason(error: ValidationError) -> str:
+    """The first few complaints of pydantic in one line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}" for e in error.errors()[:3])

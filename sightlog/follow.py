@@ -1,0 +1,63 @@
+"""Follows what becomes of published images: found by a search from now on, or dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+
+from confluent_kafka import Message
+
+from sightlog.client import consumer_at_end
+from sightlog.dead_letters import DeadLetter
+from sightlog.documents import IndexReceipt
+from sightlog.errors import NoReply
+from sightlog.settings import ClientSettings
+
+Outcome = IndexReceipt | DeadLetter
+
+
+class Follower:
+    """Sees every receipt and dead letter that is written after it was made: make it before publishing."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._topics = settings.topics
+        self._consumer = consumer_at_end(settings.kafka, settings.topics.indexed, settings.topics.dead)
+
+    def outcomes(self, image_ids: Iterable[str], *, patience: float = 120.0) -> Iterator[tuple[str, Outcome]]:
+        """Yield each image's first outcome until all are there.
+
+        Raises NoReply when nothing at all happened for `patience` seconds.
+        """
+        missing = set(image_ids)
+        heard = time.monotonic()
+        while missing:
+            for message in self._consumer.consume(500, timeout=0.2):
+                if message.error() is not None:
+                    continue
+                heard = time.monotonic()
+                image_id = (message.key() or b"").decode("utf-8", "replace")
+                if image_id in missing:
+                    missing.discard(image_id)
+                    yield image_id, self._outcome(message)
+            if time.monotonic() - heard > patience:
+                raise NoReply(
+                    f"{len(missing)} images without an outcome and nothing new for {patience:g} s; "
+                    "sightlog status shows what is down"
+                )
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _outcome(self, message: Message) -> Outcome:
+        if message.topic() == self._topics.dead:
+            return DeadLetter.from_kafka(message.value())
+        return IndexReceipt.from_kafka(message.value())

@@ -1,0 +1,119 @@
+"""Settings of a client of the topics, and where all settings come from.
+
+Order of precedence: arguments, environment variables `SIGHTLOG_*`, the endpoints of a stack that runs in the data
+folder, defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import Self
+
+from sightlog.errors import ConfigurationError
+
+ENV_PREFIX = "SIGHTLOG_"
+ENDPOINTS_FILE = "endpoints.json"
+
+#: What a Kafka broker takes at most in one record on these topics, keys and headers included.
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+
+
+def default_data_dir() -> Path:
+    """`$SIGHTLOG_DATA_DIR`, else `.sightlog` in the current folder."""
+    return Path(os.environ.get(f"{ENV_PREFIX}DATA_DIR", ".sightlog")).absolute()
+
+
+class _RunningStack(PydanticBaseSettingsSource):
+    """Endpoints that a local stack wrote into its data folder."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # __call__ answers for all fields at once
+
+    def __call__(self) -> dict[str, Any]:
+        data_dir = Path(self.current_state.get("data_dir") or default_data_dir())
+        try:
+            endpoints = orjson.loads((data_dir / ENDPOINTS_FILE).read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise ConfigurationError(f"cannot read {data_dir / ENDPOINTS_FILE}: {error}; remove the file") from None
+        known = {"kafka": "kafka", "triton_grpc": "triton", "opensearch": "opensearch"}
+        return {
+            field: endpoints[name]
+            for name, field in known.items()
+            if field in self.settings_cls.model_fields and name in endpoints
+        }
+
+
+class Settings(BaseSettings):
+    """Base of all settings: environment variables with the prefix `SIGHTLOG_`, frozen after start."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _RunningStack(settings_cls)
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the settings; a wrong value raises ConfigurationError with the name of the setting."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            first = error.errors()[0]
+            prefix = next((c.model_config["env_prefix"] for c in _family(Settings) if c.__name__ == error.title), "")
+            variable = f"{prefix}{'_'.join(map(str, first['loc'][:1])).upper()}"
+            raise ConfigurationError(f"{variable}={first.get('input')!r}: {first['msg']}") from None
+
+
+def _family(settings: type[Settings]) -> Iterator[type[Settings]]:
+    yield settings
+    for child in settings.__subclasses__():
+        yield from _family(child)
+
+
+class Topics(Settings):
+    """Names of the topics."""
+
+    model_config = SettingsConfigDict(env_prefix=f"{ENV_PREFIX}TOPIC_", frozen=True, extra="ignore")
+
+    images: str = "images"
+    embedded: str = "images.embedded"
+    indexed: str = "images.indexed"
+    dead: str = "images.dead"
+    requests: str = "search.requests"
+    replies: str = "search.replies"
+
+
+class ClientSettings(Settings):
+    """What a producer or a searching client needs to know."""
+
+    data_dir: Path = Field(default_factory=default_data_dir, description="state of a local stack, uploads")
+    kafka: str = Field("127.0.0.1:19092", description="bootstrap servers of Kafka, host:port[,host:port]")
+    topics: Topics = Field(default_factory=Topics)
+    inline_limit: int = Field(
+        1024 * 1024,
+        gt=0,
+        le=MAX_RECORD_BYTES,
+        description="bytes up to which a client sends a file in the event",
+    )
+    search_timeout: float = Field(5.0, gt=0, description="seconds that a client waits for a reply")
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where the command line puts files above the inline limit, for the agents to read."""
+        return self.data_dir / "uploads"

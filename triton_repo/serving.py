@@ -1,0 +1,145 @@
+"""What Triton's python backend runs around the models: decoding in front, crops and answers behind. No ONNX here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb  # type: ignore[import-not-found]  # exists only inside a Triton stub
+
+from models.decoding import ImageError
+from models.manifest import ModelManifest, load_manifest
+from triton_repo import contract
+from triton_repo.contract import PARAMETERS, StepTensors
+from triton_repo.steps import Detections, ImageSteps, Prepared
+
+
+class ServedModel:
+    """One instance: knows its manifest (beside its model.py) and the settings that `build` wrote into its config."""
+
+    manifest: ModelManifest
+    parameters: dict[str, Any]
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called once by Triton."""
+        config = json.loads(args["model_config"])
+        self.parameters = json.loads(config["parameters"][PARAMETERS]["string_value"])
+        self.manifest = load_manifest(Path(args["model_repository"]) / args["model_version"])
+        self.start()
+
+    def start(self) -> None:
+        """Load what the instance needs and run it once, so that the first request is as fast as the others."""
+        raise NotImplementedError
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer a dynamic batch; an unexpected error fails the batch with INTERNAL, which callers may retry."""
+        raise NotImplementedError
+
+
+class PreprocessModel(ServedModel):
+    """`preprocess`: encoded bytes to letterbox, global view and capped original."""
+
+    def start(self) -> None:
+        self._steps = ImageSteps(self.manifest, max_pixels=int(self.parameters["max_pixels"]))
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        images = tensor(request, contract.IMAGE).reshape(-1)
+        try:
+            if len(images) != 1:
+                # Originals differ in size, so several pictures in one request would have no common shape.
+                return refusal(f"a request carries one picture, this one {len(images)}; send them one by one")
+            prepared = self._steps.prepare(bytes(images[0]))
+        except ImageError as error:
+            return refusal(str(error))
+        return answer(
+            {
+                StepTensors.LETTERBOXED: prepared.letterboxed[None],
+                StepTensors.CENTRE: prepared.centre[None],
+                StepTensors.ORIGINAL: prepared.original[None],
+                contract.IMAGE_SIZE: prepared.size[None],
+            }
+        )
+
+
+class BoxEmbedderModel(ServedModel):
+    """`box_embedder`: boxes back to original pixels, crops of a whole batch, one call to the image tower."""
+
+    def start(self) -> None:
+        self._steps = ImageSteps(self.manifest)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        prepared = [self._prepared(request) for request in requests]
+        found = [self._detections(request, p) for request, p in zip(requests, prepared, strict=True)]
+        views = self._steps.views(
+            [p.centre for p in prepared], [p.original for p in prepared], [p.size for p in prepared], found
+        )
+        tower = pb.InferenceRequest(
+            model_name=contract.CLIP_IMAGE,
+            requested_output_names=[contract.EMBEDDING],
+            inputs=[pb.Tensor(contract.CROPS, views)],
+            preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        reply = tower.exec()
+        if reply.has_error():
+            message = f"the image tower failed: {reply.error().message()}"
+            return [pb.InferenceResponse(error=pb.TritonError(message)) for _ in requests]
+        vectors = pb.get_output_tensor_by_name(reply, contract.EMBEDDING).as_numpy()
+        return self._answers(found, vectors)
+
+    def _prepared(self, request: Any) -> Prepared:
+        return Prepared(
+            letterboxed=np.empty((0, 0, 3), np.uint8),
+            centre=tensor(request, StepTensors.CENTRE)[0],
+            original=tensor(request, StepTensors.ORIGINAL)[0],
+            size=tensor(request, contract.IMAGE_SIZE)[0],
+        )
+
+    def _detections(self, request: Any, prepared: Prepared) -> Detections:
+        return self._steps.detections(
+            int(tensor(request, StepTensors.NUM_DETS)[0, 0]),
+            tensor(request, StepTensors.DET_BOXES)[0],
+            tensor(request, StepTensors.DET_SCORES)[0],
+            tensor(request, StepTensors.DET_CLASSES)[0],
+            prepared.original,
+            prepared.size,
+        )
+
+    @staticmethod
+    def _answers(found: Sequence[Detections], vectors: np.ndarray[Any, Any]) -> list[Any]:
+        answers, row = [], 0
+        for detections in found:
+            end = row + 1 + len(detections.boxes)
+            answers.append(
+                answer(
+                    {
+                        contract.IMAGE_EMBEDDING: vectors[row : row + 1],
+                        contract.BOXES: detections.boxes[None],
+                        contract.SCORES: detections.scores[None],
+                        contract.CLASS_IDS: detections.class_ids[None],
+                        contract.OBJECT_EMBEDDINGS: vectors[None, row + 1 : end],
+                    }
+                )
+            )
+            row = end
+        return answers
+
+
+def tensor(request: Any, name: str) -> Any:
+    """An input of a request as the array that lies in shared memory (not copied)."""
+    return pb.get_input_tensor_by_name(request, name).as_numpy()
+
+
+def answer(tensors: dict[str, Any]) -> Any:
+    """A good response."""
+    return pb.InferenceResponse([pb.Tensor(name, np.ascontiguousarray(value)) for name, value in tensors.items()])
+
+
+def refusal(message: str) -> Any:
+    """A response that fails this request alone, for good: raising instead would fail its whole dynamic batch."""
+    return pb.InferenceResponse(error=pb.TritonError(message, pb.TritonError.INVALID_ARG))
