@@ -80,5 +80,7 @@ def attach(app: faust.App, topic: str, agent: Agent) -> faust.App:
 
 def run_worker(app: faust.App, *, loglevel: str = "info") -> None:
     """Run the app until SIGTERM or SIGINT."""
+    # One line a request otherwise.
+    logging.getLogger("opensearch").setLevel(logging.WARNING)
     worker: Any = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False)
     worker.execute_from_commandline()

@@ -27,9 +27,7 @@ class Suppression:
     iou_threshold: float = 0.5  #: of two boxes of one class that overlap more, the lower score goes
     score_threshold: float = 0.25
     candidates: int = 1000  #: best candidates that enter NMS; bounds its quadratic cost
-    class_offset: float = (
-        8192.0  #: pixels between classes, more than any input is wide, so classes never meet
-    )
+    class_offset: float = 8192.0  #: pixels between classes, more than any input is wide, so classes never meet
 
 
 def add_end2end(
@@ -46,9 +44,7 @@ def add_end2end(
     known = [output.name for output in model.graph.output]
     for name in (boxes, scores):
         if name not in known:
-            raise GraphError(
-                f"the detector has no output {name!r} (it has {known}); name its boxes and scores"
-            )
+            raise GraphError(f"the detector has no output {name!r} (it has {known}); name its boxes and scores")
     settings = settings or Suppression()
     surgery = _Surgery(model.graph)
     best_boxes, best_scores, best_classes = _best_candidates(surgery, boxes, scores, settings)
@@ -80,15 +76,11 @@ class _Surgery:
     def node(self, operator: str, inputs: list[str], *outputs: str, **attributes: object) -> str:
         """Returns the first output. Names of final outputs stay as they are, others get the prefix."""
         names = [name if name in OUTPUTS else _PREFIX + name for name in outputs]
-        self._graph.node.append(
-            helper.make_node(operator, inputs, names, name=names[0] + "_node", **attributes)
-        )
+        self._graph.node.append(helper.make_node(operator, inputs, names, name=names[0] + "_node", **attributes))
         return names[0]
 
 
-def _best_candidates(
-    surgery: _Surgery, boxes: str, scores: str, settings: Suppression
-) -> tuple[str, str, str]:
+def _best_candidates(surgery: _Surgery, boxes: str, scores: str, settings: Suppression) -> tuple[str, str, str]:
     """Best class of each anchor, then the anchors with the best scores: boxes, scores, classes, sorted."""
     best = surgery.node("ReduceMax", [scores], "best", axes=[2], keepdims=0)
     classes = surgery.node("ArgMax", [scores], "class", axis=2, keepdims=0)
@@ -118,9 +110,7 @@ def _suppress(surgery: _Surgery, boxes: str, scores: str, classes: str, settings
     offset = surgery.node("Mul", [as_float, offset_size], "offset")
     offset = surgery.node("Unsqueeze", [offset, _PREFIX + "last_axis"], "offset_column")
     shifted = surgery.node("Add", [boxes, offset], "shifted_boxes")
-    one_class = surgery.node(
-        "Unsqueeze", [scores, surgery.constant("class_axis", [1], np.int64)], "one_class"
-    )
+    one_class = surgery.node("Unsqueeze", [scores, surgery.constant("class_axis", [1], np.int64)], "one_class")
     selected = surgery.node(
         "NonMaxSuppression",
         [

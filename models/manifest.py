@@ -92,9 +92,7 @@ class ModelManifest:
         for file, expected in self.files.items():
             path = self.path(file)
             if not path.is_file():
-                raise ModelFileError(
-                    f"{path} is missing; restore it, or export the models '{self.name}' again"
-                )
+                raise ModelFileError(f"{path} is missing; restore it, or export the models '{self.name}' again")
             found = sha256_of(path)
             if found != expected:
                 raise ModelFileError(
@@ -117,9 +115,7 @@ def load_manifest(folder: Path | None = None) -> ModelManifest:
             f"cannot read {path} ({error.strerror}); name a folder that holds {MANIFEST_FILE}"
         ) from error
     except ValueError as error:
-        raise ManifestError(
-            f"{path} is not JSON ({error}); restore it, or export the models again"
-        ) from error
+        raise ManifestError(f"{path} is not JSON ({error}); restore it, or export the models again") from error
     try:
         manifest = _from_document(document, folder)
     except (KeyError, TypeError, ValueError) as error:
@@ -171,9 +167,7 @@ def sha256_of(path: Path) -> str:
 
 def _without_names(spec: dict[str, Any]) -> dict[str, Any]:
     """A renamed file or model gives the same vectors, so names stay out of the digest."""
-    return {
-        key: value for key, value in spec.items() if key not in {"name", "onnx", "image_onnx", "text_onnx"}
-    }
+    return {key: value for key, value in spec.items() if key not in {"name", "onnx", "image_onnx", "text_onnx"}}
 
 
 def _from_document(document: dict[str, Any], folder: Path) -> ModelManifest:

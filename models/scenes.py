@@ -137,9 +137,7 @@ def draw_object(
     right = min(width, int(centre[0] + radius * _REACH) + 2)
     bottom = min(height, int(centre[1] + radius * _REACH) + 2)
     if right <= left or bottom <= top:
-        raise ValueError(
-            f"an object at {centre} with radius {radius:.0f} lies outside of {width}x{height} pixels"
-        )
+        raise ValueError(f"an object at {centre} with radius {radius:.0f} lies outside of {width}x{height} pixels")
     local = (centre[0] - left, centre[1] - top)
     mask = _shape_mask(kind.shape, right - left, bottom - top, local, radius, angle)
     columns, rows = np.flatnonzero((mask >= 0.5).any(0)), np.flatnonzero((mask >= 0.5).any(1))
@@ -183,10 +181,7 @@ def _free_place(
         if 2 * edge >= min(width, height):
             continue
         x, y = float(rng.uniform(edge, width - edge)), float(rng.uniform(edge, height - edge))
-        if all(
-            np.hypot(x - other_x, y - other_y) > (r + other_r) * _SPACING
-            for other_x, other_y, other_r in placed
-        ):
+        if all(np.hypot(x - other_x, y - other_y) > (r + other_r) * _SPACING for other_x, other_y, other_r in placed):
             return x, y, r
     return None
 
@@ -242,9 +237,7 @@ def _pattern_tone(
     if pattern == "plain":
         return np.zeros((height, width), np.float32)
     period = max(radius * PATTERN_PERIOD, 1e-3)
-    visible = float(
-        np.clip((period - 1.0) / 1.5, 0, 1)
-    )  # a period near one pixel would draw moire, not a pattern
+    visible = float(np.clip((period - 1.0) / 1.5, 0, 1))  # a period near one pixel would draw moire, not a pattern
     x = (np.arange(width, dtype=np.float32) + np.float32(0.5 - centre[0]))[None, :]
     y = (np.arange(height, dtype=np.float32) + np.float32(0.5 - centre[1]))[:, None]
     turned = angle + np.pi / 4

@@ -105,6 +105,7 @@ class PythonModel:
             policy.max_queue_size = self.queue.max_size
             policy.default_timeout_microseconds = self.queue.timeout_ms * 1000
             policy.timeout_action = pb.ModelQueuePolicy.REJECT
+            policy.allow_timeout_override = True
         config.parameters[PARAMETERS].string_value = json.dumps(dict(self.parameters), sort_keys=True)
         return config
 

@@ -37,8 +37,8 @@ PARAMETERS = "sightlog"
 Float32 = npt.NDArray[np.float32]
 
 _REFUSAL = re.compile(
-    # Triton may put the request's id before the words of a model.
-    r"(?:\[request id: [^\]]*\] )?(?P<code>" + "|".join(sorted(ERROR_CODES)) + r"): (?P<text>.*)",
+    # Triton puts the ensemble's name and the request's id before the words of a model.
+    r"(?:in ensemble '[^']*', )?(?:\[request id: [^\]]*\] )?(?P<code>" + "|".join(sorted(ERROR_CODES)) + r"): (?P<text>.*)",
     re.DOTALL,
 )
 

@@ -119,6 +119,8 @@ class TritonClient:
         return vectors[0] if rows.ndim == item_dims else vectors
 
     async def _infer(self, request: Any, timeout: float) -> Any:
+        # Work whose caller has given up must not stand in the queue before work that somebody waits for.
+        request.parameters["timeout"].int64_param = int(timeout * 1e6)
         async with self._slots:
             try:
                 return await self._connected().ModelInfer(request, timeout=timeout)

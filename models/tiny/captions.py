@@ -87,7 +87,7 @@ def caption_for(rng: np.random.Generator, objects: Sequence[Seen]) -> Caption:
     """A random true caption: of one object, or of two where there are."""
     order = rng.permutation(len(objects))
     first = objects[order[0]]
-    if len(objects) == 1 or rng.random() < 0.5:
+    if len(objects) == 1 or rng.random() < 0.4:
         phrase, claim = _phrase(rng, first)
         return Caption(frame(_FRAMES[rng.integers(len(_FRAMES))], phrase), claim)
     second = objects[order[1]]
@@ -121,9 +121,7 @@ def _phrase(rng: np.random.Generator, seen: Seen, said: str | None = None) -> tu
     if not seen.pattern_visible:
         said = said.replace("p", "") or "s"
     shape, colour, pattern = seen.claim
-    claim = Claim(
-        shape if "s" in said else ANY, colour if "c" in said else ANY, pattern if "p" in said else ANY
-    )
+    claim = Claim(shape if "s" in said else ANY, colour if "c" in said else ANY, pattern if "p" in said else ANY)
     before: list[str] = []
     after = ""
     if "c" in said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class ImageTower(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 176), stem: int = 24, head: int = 48) -> None:
         super().__init__()
         layers: list[nn.Module] = [*_down(3, stem), *_down(stem, widths[0]), ConvBlock(widths[0])]
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [*_down(before, after), ConvBlock(after), ConvBlock(after)]
         self.body = nn.Sequential(*layers)
         cells = (IMAGE_SIZE // 2 ** (len(widths) + 1)) ** 2
@@ -99,9 +100,7 @@ class TextTower(nn.Module):
         x = self.widen(self.words(tokens)) + self.positions[:length]
         for block in self.blocks:
             x = block(x, self.causal[:length, :length])
-        end = tokens.argmax(
-            -1
-        )  # EOT has the highest id; without one this falls on SOT, the same for every text
+        end = tokens.argmax(-1)  # EOT has the highest id; without one this falls on SOT, the same for every text
         x = x.gather(1, end[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
         return F.normalize(self.out(self.norm(x)).float(), dim=-1)
 

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from models.tiny.captions import ANY, NOTHING, RELATIONS
 from models.tiny.clip import IMAGE_SIZE, ImageTower, TextTower
 from models.tiny.feed import SampleFeed
-from models.tiny.schedule import Schedule
 from models.tiny.samples import CAPTIONS
+from models.tiny.schedule import Schedule
 
 _MAX_SCALE = 60.0  # a sharper softmax overfits the few captions that are ambiguous
 
 
-def train_clip(
-    schedule: Schedule, device: torch.device, workers: int, seed: int
-) -> tuple[ImageTower, TextTower]:
+def train_clip(schedule: Schedule, device: torch.device, workers: int, seed: int) -> tuple[ImageTower, TextTower]:
     """Trains for the schedule's time and returns both towers in evaluation mode."""
     torch.manual_seed(seed)
     big = device.type != "cpu"
@@ -27,9 +25,7 @@ def train_clip(
     image, text = ImageTower().to(device), TextTower().to(device)
     scale = nn.Parameter(torch.tensor(math.log(10.0), device=device))
     parameters = [*image.parameters(), *text.parameters(), scale]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=1.5e-3 if big else 1e-3, weight_decay=0.05, betas=(0.9, 0.98)
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=1.5e-3 if big else 1e-3, weight_decay=0.05, betas=(0.9, 0.98))
     with SampleFeed("clip", IMAGE_SIZE, capacity, workers, seed, device) as feed:
         for step in schedule.steps(optimizer):
             images, tokens, claims, objects, centres, visible = feed.sample(batch)
@@ -48,9 +44,8 @@ def train_clip(
             if schedule.is_report(step):
                 best = logits.argmax(1)
                 right = true[rows, best].float().mean()
-                schedule.report(
-                    step, drawn=feed.drawn, loss=loss.item(), accuracy=right.item(), scale=scale.exp().item()
-                )
+                figures = {"loss": loss.item(), "accuracy": right.item(), "scale": scale.exp().item()}
+                schedule.report(step, drawn=feed.drawn, **figures)
     return image.eval(), text.eval()
 
 

@@ -110,9 +110,7 @@ class Chain:
         self._manifest = manifest
         self._tokenizer = ClipTokenizer(manifest.clip.context_length)
         self._image, self._text, self._detector = (
-            onnxruntime.InferenceSession(
-                str(manifest.path(file)), options, providers=["CPUExecutionProvider"]
-            )
+            onnxruntime.InferenceSession(str(manifest.path(file)), options, providers=["CPUExecutionProvider"])
             for file in (manifest.clip.image_onnx, manifest.clip.text_onnx, manifest.detector.onnx)
         )
 
@@ -152,9 +150,7 @@ class Chain:
             if len(crops):
                 embeddings.append(self.embed_images(crops, fault))
                 owners += [number] * len(crops)
-        stacked = (
-            np.concatenate(embeddings) if embeddings else np.zeros((0, self._manifest.clip.dim), np.float32)
-        )
+        stacked = np.concatenate(embeddings) if embeddings else np.zeros((0, self._manifest.clip.dim), np.float32)
         return Gallery(stacked, np.array(owners, np.int64), tuple(detections))
 
     def _map_back(self, boxes: Float32, size: tuple[int, int], fault: Fault) -> Float32:
@@ -183,11 +179,7 @@ class Chain:
             )
             for box in boxes
         ]
-        return (
-            np.stack(crops)
-            if crops
-            else np.zeros((0, spec.clip.image_size, spec.clip.image_size, 3), np.uint8)
-        )
+        return np.stack(crops) if crops else np.zeros((0, spec.clip.image_size, spec.clip.image_size, 3), np.uint8)
 
 
 def retrieval(
@@ -220,13 +212,9 @@ def detection_figures(
     for photo, (boxes, scores, class_ids) in zip(photos, gallery.detections, strict=True):
         truths += len(photo.objects)
         free = set(range(len(photo.objects)))
-        for box, _, class_id in (
-            row for row in zip(boxes, scores, class_ids, strict=True) if row[1] >= threshold
-        ):
+        for box, _, class_id in (row for row in zip(boxes, scores, class_ids, strict=True) if row[1] >= threshold):
             found += 1
-            overlap, best = max(
-                ((_iou(box, photo.objects[item].box), item) for item in free), default=(0.0, -1)
-            )
+            overlap, best = max(((_iou(box, photo.objects[item].box), item) for item in free), default=(0.0, -1))
             if overlap > 0.5:
                 free.remove(best)
                 overlaps.append(overlap)
@@ -289,9 +277,7 @@ def _photo_of(kind: Kind) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--models", type=Path, default=None, help="folder with a manifest; default: the tiny models"
-    )
+    parser.add_argument("--models", type=Path, default=None, help="folder with a manifest; default: the tiny models")
     parser.add_argument("--photos", type=int, default=80)
     parser.add_argument("--seed", type=int, default=4242)
     parser.add_argument("--threads", type=int, default=1, help="onnxruntime threads")
@@ -302,17 +288,13 @@ def main() -> None:
     photos = unseen_photos(options.photos, options.seed)
     gallery = chain.index(photos)
     objects = sum(len(photo.objects) for photo in photos)
-    print(
-        f"[evaluation] models {manifest.digest[:12]}, {len(photos)} photos, {objects} objects, seed {options.seed}"
-    )
+    print(f"[evaluation] models {manifest.digest[:12]}, {len(photos)} photos, {objects} objects, seed {options.seed}")
     found = detection_figures(photos, gallery, manifest.detector.classes)
     print(f"[evaluation] detector at {manifest.detector.score_threshold}: {_line(found)}")
     first, mean, count = retrieval(chain, photos, gallery, _photo_of)
     print(f"[evaluation] text to object to photo, {count} queries: R@1 {first:.3f} mAP {mean:.3f}")
     for sentence in UNSEEN_FRAMES:
-        first, mean, _ = retrieval(
-            chain, photos, gallery, lambda kind, s=sentence: frame(s, caption_of(kind))
-        )
+        first, mean, _ = retrieval(chain, photos, gallery, lambda kind, s=sentence: frame(s, caption_of(kind)))
         print(f"[evaluation] in unseen words {sentence!r}: R@1 {first:.3f} mAP {mean:.3f}")
     print(f"[evaluation] views: {_line(view_figures(chain, manifest.clip.image_size, 500, options.seed))}")
     for fault in FAULTS:

@@ -97,9 +97,7 @@ def store_weights_as_fp16(model: onnx.ModelProto) -> None:
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= _FP16_FROM:
             wide = tensor.name
-            tensor.CopyFrom(
-                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), wide + "_fp16")
-            )
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), wide + "_fp16"))
             casts.append(helper.make_node("Cast", [wide + "_fp16"], [wide], to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
@@ -124,9 +122,7 @@ def _write_onnx(module: nn.Module, example: Any, path: Path, inputs: list[str], 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--checkpoints", type=Path, default=CHECKPOINTS, help="folder that models.tiny.train wrote"
-    )
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="folder that models.tiny.train wrote")
     parser.add_argument("--untrained", action="store_true", help="export random weights, to try the plumbing")
     parser.add_argument("--score-threshold", type=float, default=SCORE_THRESHOLD)
     parser.add_argument("--out", type=Path, default=TINY_FOLDER)
@@ -141,9 +137,7 @@ def main() -> None:
         detector.load_state_dict(weights["detector"])
     manifest = export(options.out, image, text, detector, options.score_threshold)
     total = sum(manifest.path(file).stat().st_size for file in manifest.files)
-    print(
-        f"{manifest.name} {manifest.digest}: {len(manifest.files)} files, {total / 1e6:.2f} MB in {options.out}"
-    )
+    print(f"{manifest.name} {manifest.digest}: {len(manifest.files)} files, {total / 1e6:.2f} MB in {options.out}")
 
 
 if __name__ == "__main__":

@@ -29,16 +29,13 @@ class SampleFeed:
     Drawing is the bottleneck, so each sample is used several times. Use as a context manager.
     """
 
-    def __init__(
-        self, part: Part, size: int, capacity: int, workers: int, seed: int, device: torch.device
-    ) -> None:
+    def __init__(self, part: Part, size: int, capacity: int, workers: int, seed: int, device: torch.device) -> None:
         """`size`: pixels of the square images; `capacity`: samples in the ring; all on `device`."""
         context = multiprocessing.get_context("spawn")
         self._queue: Queue[Any] = context.Queue(_QUEUED)
         streams = np.random.SeedSequence([seed, len(part)]).spawn(workers)
         self._processes = [
-            context.Process(target=_draw, args=(part, size, stream, self._queue), daemon=True)
-            for stream in streams
+            context.Process(target=_draw, args=(part, size, stream, self._queue), daemon=True) for stream in streams
         ]
         self._capacity, self._device = capacity, device
         self._ring: list[Tensor] = []

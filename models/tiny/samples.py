@@ -62,9 +62,7 @@ class ClipSamples:
         self._rng = rng
         self._size = image_size
         self._tokenizer = ClipTokenizer(CONTEXT)
-        said = " ".join(
-            [*SHAPES, *(f"{shape}s" for shape in SHAPES), *COLOUR_NAMES, *PATTERNS, "crosses solid stripy"]
-        )
+        said = " ".join([*SHAPES, *(f"{shape}s" for shape in SHAPES), *COLOUR_NAMES, *PATTERNS, "crosses solid stripy"])
         said += " spotted stripes dots pattern left right above below over under higher lower without"
         self._meaningful = set(self._tokenizer_ids(said))
 
@@ -74,9 +72,7 @@ class ClipSamples:
 
     def _sample(self) -> ClipBatch:
         rng = self._rng
-        image, seen = (
-            view_sample(rng, self._size) if rng.random() < _VIEW_ODDS else crop_sample(rng, self._size)
-        )
+        image, seen = view_sample(rng, self._size) if rng.random() < _VIEW_ODDS else crop_sample(rng, self._size)
         captions = [caption_for(rng, seen) for _ in range(CAPTIONS)]
         objects = np.full((MAX_SEEN, 3), -1, np.int8)
         centres = np.zeros((MAX_SEEN, 2), np.float32)

@@ -45,7 +45,6 @@ class Schedule:
         """Writes one line."""
         self._last_report = time.monotonic()
         shown = " ".join(
-            f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4f}"
-            for name, value in figures.items()
+            f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4f}" for name, value in figures.items()
         )
         self._write(f"[{self._name}] {self.elapsed:5.0f} s step {step} {shown}")
