@@ -73,4 +73,7 @@ def config(as_json: bool) -> None:
             else {f"SIGHTLOG_{name.upper()}": value}
         )
         for variable, shown in lines.items():
+            if shown is None:
+                click.echo(f"# {variable} is not set")
+                continue
             click.echo(f"{variable}={orjson.dumps(shown).decode() if not isinstance(shown, str) else shown}")

@@ -12,6 +12,7 @@ from faust.streams import Stream
 from opensearchpy import AsyncOpenSearch
 
 from agents.app import attach, model_identity, new_app, new_outbox
+from agents.delivery.failures import ItemBroken
 from agents.delivery.outbox import Outbox
 from agents.delivery.records import Record
 from agents.delivery.retry import until_up
@@ -23,12 +24,17 @@ from agents.settings import AgentSettings
 from models.manifest import ModelManifest, load_manifest
 from models.tokenizer import ClipTokenizer
 from sightlog.errors import ConfigurationError, ContractError
+from sightlog.events import OutgoingHeaders
 from sightlog.search import CORRELATION_ID, ReplyAddress, SearchError, SearchReply, SearchRequest
 
 log = logging.getLogger(__name__)
 
 #: Part of a request's time kept for sending the reply.
 _REPLY_SHARE = 0.1
+
+#: Seconds that a request is held at most, whatever its deadline: it takes a place in the window, and deadlines come
+#: in wrong units.
+_LONGEST_WAIT = 60.0
 
 
 def search_app(settings: AgentSettings) -> faust.App:
@@ -87,19 +93,27 @@ class Search:
 
     async def _reply_in_time(self, record: Record, address: ReplyAddress) -> None:
         started = time.time()
-        own_limit = record.timestamp_ms + self._settings.search_deadline * 1000
-        deadline = (address.deadline_ms or own_limit) / 1000
+        deadline = self._deadline(record, address, started)
         if started >= deadline:
             raise asyncio.TimeoutError
         reply = await self._answer(record, (deadline - started) * (1 - _REPLY_SHARE))
         reply = reply.model_copy(update={"took_ms": (time.time() - started) * 1000})
+        try:
+            await self._send(reply, address, deadline)
+        except ItemBroken as cause:
+            await self._send(_refusal(cause), address, deadline)
+
+    def _deadline(self, record: Record, address: ReplyAddress, started: float) -> float:
+        """Until when the reply is wanted, in seconds since the epoch; never further than a request may wait."""
+        wanted_ms = address.deadline_ms
+        if wanted_ms is None:
+            return record.timestamp_ms / 1000 + self._settings.search_deadline
+        return min(wanted_ms, round((started + _LONGEST_WAIT) * 1000)) / 1000
+
+    async def _send(self, reply: SearchReply, address: ReplyAddress, deadline: float) -> None:
+        headers: OutgoingHeaders = [(CORRELATION_ID, address.correlation_id)]
         await asyncio.wait_for(
-            self._outbox.publish(
-                address.topic,
-                reply.to_kafka(),
-                headers=[(CORRELATION_ID, address.correlation_id)],
-                partition=address.partition,
-            ),
+            self._outbox.publish(address.topic, reply.to_kafka(), headers=headers, partition=address.partition),
             deadline - time.time(),
         )
 
@@ -109,8 +123,8 @@ class Search:
             return await asyncio.wait_for(
                 until_up("search", lambda: self._find(request, seconds), self._settings.backoff), seconds
             )
-        except ContractError as cause:
-            return SearchReply(error=SearchError(code=cause.code, message=cause.message))
+        except (ContractError, ItemBroken) as cause:
+            return _refusal(cause)
         except ConfigurationError as cause:
             return SearchReply(error=SearchError(code="model_mismatch", message=str(cause)))
         except asyncio.TimeoutError:
@@ -125,3 +139,7 @@ class Search:
         vector = await self._triton.embed_text(self._tokenizer.encode([request.text])[0], timeout=timeout)
         hits = await self._searcher.search(request, vector, timeout)
         return SearchReply(hits=hits, model_digest=self._manifest.digest)
+
+
+def _refusal(cause: ContractError | ItemBroken) -> SearchReply:
+    return SearchReply(error=SearchError(code=cause.code, message=cause.message))

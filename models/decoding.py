@@ -167,7 +167,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB copy of a loaded image of any accepted mode; raises `ImageError` for samples without a defined white."""
-    if image.mode.startswith("I;16"):
+    # Pillow before 11 opens a PNG of 16-bit grey as "I"; the values are the same.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return _from_16_bit(image)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")

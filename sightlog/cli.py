@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -15,8 +16,9 @@ _COMMANDS = {
     "down": ("stack.cli:down", "Stop what `up` started.", "stack"),
     "status": ("stack.cli:status", "Show what runs, since when, and where.", "stack"),
     "logs": ("stack.cli:logs", "Show the log of a component.", "stack"),
+    "demo": ("stack.demo:demo", "Start everything, ingest pictures, find them again.", "stack"),
     "ingest": ("sightlog.ingest:ingest", "Publish images and follow them until they can be found.", "scenes"),
-    "search": ("sightlog.find:search", "Find images or objects with words.", "cli"),
+    "search": ("sightlog.find:search", "Find images or objects with words.", ""),
     "worker": ("agents.cli:worker", "Run one worker in the foreground.", "agents"),
     "config": ("agents.cli:config", "Print every setting and the variable that sets it.", "agents"),
     "bench": ("load_tests.cli:bench", "Measure quality, streaming or search.", "stack"),
@@ -24,26 +26,36 @@ _COMMANDS = {
 
 
 class _LazyCommands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            raise _missing(ctx.invoked_subcommand or "", error) from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        target, _help, extra = _COMMANDS[cmd_name]
+        target = _COMMANDS[cmd_name][0]
         module, attribute = target.split(":")
         try:
             command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            raise click.ClickException(
-                f"`sightlog {cmd_name}` needs {error.name}: pip install 'sightlog[{extra}]'"
-            ) from None
+            raise _missing(cmd_name, error) from None
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_target, text, _extra) in _COMMANDS.items()])
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> click.ClickException:
+    extra = _COMMANDS[command][2]
+    wanted = f"sightlog[{extra}]" if extra else "sightlog"
+    return click.ClickException(f"`sightlog {command}` needs {error.name}: pip install '{wanted}'")
 
 
 @click.group(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -23,6 +23,9 @@ STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
 #: OpenSearch takes ids of 512 bytes at most; object ids append `#` and an ordinal to the image id.
 MAX_IMAGE_ID_BYTES = 500
 
+#: OpenSearch refuses a flat object of more than 20 levels; JSON writers give up at a few hundred.
+MAX_METADATA_DEPTH = 16
+
 Headers = Sequence[tuple[str, bytes]]
 #: The same as the Kafka client takes it.
 OutgoingHeaders = list[tuple[str, "str | bytes | None"]]
@@ -59,7 +62,10 @@ class ImageUploaded(Contract):
     @field_validator("metadata", mode="before")
     @classmethod
     def _parse_metadata(cls, value: Any) -> Any:
-        return orjson.loads(value) if isinstance(value, (str, bytes)) else value
+        parsed = orjson.loads(value) if isinstance(value, (str, bytes)) else value
+        if _deeper_than(parsed, MAX_METADATA_DEPTH):
+            raise ValueError(f"more than {MAX_METADATA_DEPTH} levels deep")
+        return parsed
 
     @model_validator(mode="after")
     def _one_place_for_the_bytes(self) -> ImageUploaded:
@@ -70,18 +76,18 @@ class ImageUploaded(Contract):
     def image_id(self, key: bytes | None) -> str:
         """The record key, else the subject, else the SHA-256 of the bytes.
 
-        Raises ContractError `bad_image_id` when the key is not UTF-8 or too long, or when nothing identifies the image.
+        Raises ContractError `bad_image_id` when the key is not UTF-8, when key or subject is too long, or when nothing
+        identifies the image.
         """
-        if key:
+        named = key or (self.subject or "").encode()
+        if len(named) > MAX_IMAGE_ID_BYTES:
+            place = "record key" if key else "subject"
+            raise ContractError("bad_image_id", f"the {place} has {len(named)} bytes; {MAX_IMAGE_ID_BYTES} at most")
+        if named:
             try:
-                image_id = key.decode("utf-8")
+                return named.decode("utf-8")
             except UnicodeDecodeError:
                 raise ContractError("bad_image_id", "the record key is not UTF-8") from None
-            if len(key) > MAX_IMAGE_ID_BYTES:
-                raise ContractError("bad_image_id", f"the key has {len(key)} bytes; {MAX_IMAGE_ID_BYTES} at most")
-            return image_id
-        if self.subject:
-            return self.subject
         if self.data:
             return hashlib.sha256(self.data).hexdigest()
         if self.sha256:
@@ -128,7 +134,8 @@ def parse_event(value: bytes | None, headers: Headers) -> ImageUploaded:
         attributes = _binary_attributes(value, by_name, content_type)
     kind = attributes.get("type")
     if kind != IMAGE_UPLOADED:
-        raise ContractError("unsupported_type", f"event type {kind!r}; this version knows {IMAGE_UPLOADED}")
+        # Cut, because a dead letter carries the message and must stay publishable.
+        raise ContractError("unsupported_type", f"event type {repr(kind)[:200]}; this version knows {IMAGE_UPLOADED}")
     try:
         event = ImageUploaded.model_validate(attributes)
     except ValidationError as error:
@@ -158,7 +165,21 @@ def _binary_attributes(value: bytes | None, headers: Mapping[str, bytes], conten
     attributes: dict[str, Any] = {name[3:]: _text(headers, name) for name in headers if name.startswith("ce_")}
     attributes["datacontenttype"] = content_type
     attributes["data"] = value or None
+    # The bytes are the record's value, whatever a header of that name says.
+    attributes.pop("data_base64", None)
     return attributes
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, (dict, list)) for item in level)
 
 
 def _text(headers: Mapping[str, bytes], name: str) -> str | None:

@@ -35,7 +35,10 @@ def _unpack_vector(value: Any) -> FloatArray:
             return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"not a base64 string of little-endian float32: {error}") from None
-    vector = np.ascontiguousarray(value, dtype="<f4")
+    try:
+        vector = np.ascontiguousarray(value, dtype="<f4")
+    except TypeError as error:  # pydantic turns only ValueError into a complaint about the message
+        raise ValueError(f"not a vector: {error}") from None
     if vector.ndim != 1:
         raise ValueError(f"a vector has one axis, this one has shape {vector.shape}")
     return vector
@@ -75,7 +78,10 @@ Base64Bytes = Annotated[
 
 
 def _as_utc(value: datetime) -> datetime:
-    return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+    try:
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+    except OverflowError:  # pydantic turns only ValueError into a complaint about the message
+        raise ValueError("a time outside the years 1 to 9999 in UTC") from None
 
 
 #: A moment in UTC; a time without a zone is taken as UTC.

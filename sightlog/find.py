@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sightlog.client import Client
-from sightlog.search import Hit, SearchFilters, SearchReply, SearchRequest
+from sightlog.search import MAX_TEXT, Hit, SearchFilters, SearchReply, SearchRequest
 from sightlog.settings import ClientSettings
 
 _DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
@@ -50,6 +50,8 @@ def search(
       sightlog search "something dotted" --objects --class star --min-confidence 0.8
       sightlog search "a blue ring above a green cross" --tag demo --json
     """
+    if not text.strip() or len(text) > MAX_TEXT:
+        raise click.BadParameter(f"give 1 to {MAX_TEXT} characters, not only blanks", param_hint="TEXT")
     request = SearchRequest(
         text=text,
         target="objects" if objects else "images",
@@ -69,11 +71,11 @@ def search(
     if as_json:
         click.echo(reply.model_dump_json(by_alias=True, exclude_none=True))
     else:
-        _show(reply, objects)
+        show(reply, objects=objects, console=Console())
 
 
-def _show(reply: SearchReply, objects: bool) -> None:
-    console = Console()
+def show(reply: SearchReply, *, objects: bool, console: Console) -> None:
+    """Print hits as a table."""
     if not reply.hits:
         console.print("nothing found; fewer filters, or sightlog status to see what is indexed")
         return

@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 
-from confluent_kafka import Message
-
 from sightlog.client import consumer_at_end
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt
@@ -32,19 +30,21 @@ class Follower:
         missing = set(image_ids)
         heard = time.monotonic()
         while missing:
-            for message in self._consumer.consume(500, timeout=0.2):
-                if message.error() is not None:
-                    continue
+            for image_id, outcome in self._read(0.2):
                 heard = time.monotonic()
-                image_id = (message.key() or b"").decode("utf-8", "replace")
                 if image_id in missing:
                     missing.discard(image_id)
-                    yield image_id, self._outcome(message)
+                    yield image_id, outcome
             if time.monotonic() - heard > patience:
                 raise NoReply(
                     f"{len(missing)} images without an outcome and nothing new for {patience:g} s; "
                     "sightlog status shows what is down"
                 )
+
+    def outcomes_at_hand(self) -> Iterator[tuple[str, Outcome]]:
+        """Yield what else was said about any image up to now."""
+        while said := list(self._read(1.0)):
+            yield from said
 
     def close(self) -> None:
         self._consumer.close()
@@ -57,7 +57,10 @@ class Follower:
     ) -> None:
         self.close()
 
-    def _outcome(self, message: Message) -> Outcome:
-        if message.topic() == self._topics.dead:
-            return DeadLetter.from_kafka(message.value())
-        return IndexReceipt.from_kafka(message.value())
+    def _read(self, seconds: float) -> Iterator[tuple[str, Outcome]]:
+        for message in self._consumer.consume(500, timeout=seconds):
+            if message.error() is None:
+                key = (message.key() or b"").decode("utf-8", "replace")
+                is_dead = message.topic() == self._topics.dead
+                contract = DeadLetter if is_dead else IndexReceipt
+                yield key, contract.from_kafka(message.value())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,22 +79,37 @@ def ingest(
     if paths and not files:
         raise click.UsageError(f"no {', '.join(sorted(_CONTENT_TYPES))} files in {', '.join(map(str, paths))}")
     console = Console(stderr=True)
-    with _progress(console) as progress:
-        summary = Summary()
-        started = time.monotonic()
-        total = len(files) + (demo or 0)
-        with Client(settings) as client, Follower(settings) as follower:
-            published = progress.add_task("published", total=total, rate="")
-            uploads = _all_uploads(settings, files, demo or 0, seed, tags)
-            image_ids = _publish(client, uploads, summary, progress, published)
-            if wait:
-                _follow(follower, image_ids, summary, progress)
-        summary.seconds = round(time.monotonic() - started, 3)
-    _report(console, summary, wait)
+    unreadable: dict[str, str] = {}
+    uploads = itertools.chain(_readable(files, settings, tags, unreadable), scene_uploads(demo or 0, seed, tags))
+    summary = publish(settings, uploads, len(files) + (demo or 0), console=console, wait=wait, failed=unreadable)
     if as_json:
         click.echo(summary.to_json())
     if summary.failed:
         sys.exit(1)
+
+
+def publish(
+    settings: ClientSettings,
+    uploads: Iterable[Upload],
+    total: int,
+    *,
+    console: Console,
+    wait: bool,
+    failed: dict[str, str] | None = None,
+) -> Summary:
+    """Publish uploads with a progress bar; with `wait`, return when the last one can be found.
+
+    `failed` collects what could not be read while `uploads` is gone through.
+    """
+    summary = Summary(failed={} if failed is None else failed)
+    started = time.monotonic()
+    with _progress(console) as progress, Client(settings) as client, Follower(settings) as follower:
+        image_ids = _publish(client, uploads, summary, progress, progress.add_task("published", total=total, rate=""))
+        if wait:
+            _follow(follower, image_ids, summary, progress)
+    summary.seconds = round(time.monotonic() - started, 3)
+    _report(console, summary, wait)
+    return summary
 
 
 def _progress(console: Console) -> Progress:
@@ -108,7 +124,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _publish(
-    client: Client, uploads: Iterator[Upload], summary: Summary, progress: Progress, task: TaskID
+    client: Client, uploads: Iterable[Upload], summary: Summary, progress: Progress, task: TaskID
 ) -> list[str]:
     """Publish everything; the ids of the images that the broker has."""
     started = time.monotonic()
@@ -154,12 +170,14 @@ def _report(console: Console, summary: Summary, waited: bool) -> None:
         console.print(f"  ... and {len(summary.failed) - _SHOWN_FAILURES} more")
 
 
-def _all_uploads(
-    settings: ClientSettings, files: list[Path], demo: int, seed: int, tags: tuple[str, ...]
+def _readable(
+    files: list[Path], settings: ClientSettings, tags: tuple[str, ...], unreadable: dict[str, str]
 ) -> Iterator[Upload]:
     for file in files:
-        yield file_upload(file, settings, tags)
-    yield from scene_uploads(demo, seed, tags)
+        try:
+            yield file_upload(file, settings, tags)
+        except OSError as error:
+            unreadable[str(file)] = f"cannot be read: {error.strerror}"
 
 
 def _image_files(path: Path) -> Iterator[Path]:
@@ -178,7 +196,7 @@ def file_upload(path: Path, settings: ClientSettings, tags: tuple[str, ...] = ()
     event = new_upload(
         data,
         source="/sightlog/ingest",
-        filename=path.name,
+        filename=os.fsencode(path.name).decode("utf-8", "replace"),
         tags=tags,
         sha256=digest,
         datacontenttype=_CONTENT_TYPES.get(path.suffix.lower()),

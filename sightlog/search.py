@@ -20,6 +20,9 @@ REPLY_PARTITION = "kafka_replyPartition"
 CORRELATION_ID = "kafka_correlationId"
 DEADLINE = "deadline"
 
+#: Characters of a query; the text tower reads far fewer.
+MAX_TEXT = 2000
+
 
 class SearchFilters(Contract):
     """Conditions inside the k-NN search: `k` hits come back when that many documents fulfil them."""
@@ -36,7 +39,7 @@ class SearchFilters(Contract):
 class SearchRequest(Contract):
     """Find images, or objects in images, that match words."""
 
-    text: str = Field(min_length=1, max_length=2000)
+    text: str = Field(min_length=1, max_length=MAX_TEXT)
     target: Literal["images", "objects"] = "images"
     k: int = Field(10, ge=1, le=1000)
     filters: SearchFilters = Field(default_factory=SearchFilters)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from typing_extensions import Self
 
 from sightlog.errors import ConfigurationError
@@ -44,6 +44,8 @@ class _RunningStack(PydanticBaseSettingsSource):
             return {}
         except (OSError, orjson.JSONDecodeError) as error:
             raise ConfigurationError(f"cannot read {data_dir / ENDPOINTS_FILE}: {error}; remove the file") from None
+        if not isinstance(endpoints, dict):
+            raise ConfigurationError(f"{data_dir / ENDPOINTS_FILE} is not a JSON object; remove the file")
         known = {"kafka": "kafka", "triton_grpc": "triton", "opensearch": "opensearch"}
         return {
             field: endpoints[name]
@@ -73,11 +75,20 @@ class Settings(BaseSettings):
         """Read the settings; a wrong value raises ConfigurationError with the name of the setting."""
         try:
             return cls(**overrides)
+        except SettingsError as error:
+            raise ConfigurationError(f"{_variable_of(cls, error)}: not JSON") from None
         except ValidationError as error:
             first = error.errors()[0]
             prefix = next((c.model_config["env_prefix"] for c in _family(Settings) if c.__name__ == error.title), "")
             variable = f"{prefix}{'_'.join(map(str, first['loc'][:1])).upper()}"
             raise ConfigurationError(f"{variable}={first.get('input')!r}: {first['msg']}") from None
+
+
+def _variable_of(settings: type[Settings], error: SettingsError) -> str:
+    """The variable with its value; pydantic names the field in its words only."""
+    field = next((name for name in settings.model_fields if f'"{name}"' in str(error)), "")
+    variable = f"{settings.model_config['env_prefix']}{field.upper()}"
+    return f"{variable}={os.environ.get(variable)!r}"
 
 
 def _family(settings: type[Settings]) -> Iterator[type[Settings]]:
@@ -112,6 +123,11 @@ class ClientSettings(Settings):
         description="bytes up to which a client sends a file in the event",
     )
     search_timeout: float = Field(5.0, gt=0, description="seconds that a client waits for a reply")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _from_anywhere(cls, value: Path) -> Path:
+        return value.absolute()
 
     @property
     def uploads_dir(self) -> Path:

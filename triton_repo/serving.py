@@ -46,8 +46,6 @@ class PreprocessModel(ServedModel):
         self._steps = ImageSteps(self.manifest, max_pixels=int(self.parameters["max_pixels"]))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        n=sum(r.is_cancelled() for r in requests)
-        print("CANCELLED", n, len(requests), [r.timeout() for r in requests][:2], flush=True)
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:

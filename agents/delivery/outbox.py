@@ -16,6 +16,11 @@ from sightlog.fields import now
 
 log = logging.getLogger(__name__)
 
+#: Bytes up to which a dead letter repeats headers and key. In base64, and with the value, they could make it larger
+#: than any record may be, and an event without an end would stop its partition for ever.
+_MAX_DEAD_HEADERS = 256 * 1024
+_MAX_DEAD_KEY = 64 * 1024
+
 
 class Outbox:
     """Publishes for one stage and waits out a broker that does not answer."""
@@ -63,6 +68,11 @@ class Outbox:
     async def bury(self, record: Record, cause: ItemBroken | ContractError, image_id: str | None = None) -> None:
         """Publish the dead letter of a record."""
         value = record.value or b""
+        headers, key = record.headers, record.key
+        if sum(len(name) + len(content) for name, content in headers) > _MAX_DEAD_HEADERS:
+            headers = []
+        if key is not None and len(key) > _MAX_DEAD_KEY:
+            key = None
         letter = DeadLetter(
             code=cause.code,
             message=cause.message,
@@ -70,10 +80,10 @@ class Outbox:
             origin=Origin(topic=record.topic, partition=record.partition, offset=record.offset, timestamp=record.time),
             failed_at=now(),
             image_id=image_id,
-            key=record.key,
-            headers=tuple(record.headers),
+            key=key,
+            headers=tuple(headers),
             value=value if len(value) <= self._dead_inline_limit else None,
             value_bytes=len(value),
         )
         log.info("dead letter: %s", cause)
-        await self.publish(self._dead_topic, letter.to_kafka(), key=record.key)
+        await self.publish(self._dead_topic, letter.to_kafka(), key=key)

@@ -107,6 +107,7 @@ async def drain(stream: NoAckStream, work: Work, limits: WindowLimits) -> None:
     """
     window = Window(limits, stream.ack)
     waiting: asyncio.Queue[Slot] = asyncio.Queue()
+    closing = False
 
     async def worker() -> None:
         while True:
@@ -114,7 +115,10 @@ async def drain(stream: NoAckStream, work: Work, limits: WindowLimits) -> None:
             try:
                 await work([slot.record for slot in batch])
                 await window.settle(batch)
-            except Exception:
+            except BaseException as error:
+                # Cancelled by itself and not by the end of the stream: a task that is gone would stall the partition.
+                if closing and isinstance(error, asyncio.CancelledError):
+                    raise
                 log.critical("a bug in the agent; the process ends, its events will be redelivered", exc_info=True)
                 os._exit(70)
 
@@ -123,6 +127,7 @@ async def drain(stream: NoAckStream, work: Work, limits: WindowLimits) -> None:
         async for event in stream.events():
             waiting.put_nowait(await window.admit(event))
     finally:
+        closing = True
         for task in workers:
             task.cancel()
 

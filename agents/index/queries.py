@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from opensearchpy import AsyncOpenSearch
+from opensearchpy.exceptions import NotFoundError
 
+from agents.delivery.failures import DependencyDown
 from agents.index.connection import translated_failures
 from agents.index.mappings import ModelIdentity, confidence_field
 from agents.settings import IndexSettings
@@ -44,12 +46,18 @@ class IndexSearcher:
             "track_total_hits": False,
         }
         alias = self._settings.images if request.target == "images" else self._settings.objects
-        with translated_failures("search"):
-            found = await self._client.search(
-                index=alias,
-                body=body,
-                params={"filter_path": "hits.hits._id,hits.hits._score,hits.hits._source", "request_timeout": timeout},
-            )
+        try:
+            with translated_failures("search"):
+                found = await self._client.search(
+                    index=alias,
+                    body=body,
+                    params={
+                        "filter_path": "hits.hits._id,hits.hits._score,hits.hits._source",
+                        "request_timeout": timeout,
+                    },
+                )
+        except NotFoundError:
+            raise DependencyDown(f"OpenSearch: index {alias} does not exist; an indexer creates it") from None
         return tuple(_hit(request.target, entry) for entry in found.get("hits", {}).get("hits", ()))
 
     def filter_clauses(self, target: str, filters: SearchFilters) -> list[dict[str, Any]]:

@@ -29,6 +29,9 @@ class Written:
 
 Outcome = Written | ItemBroken
 
+#: OpenSearch refuses bodies above 100 MB, and its breakers trip earlier; every object repeats its image's metadata.
+_BULK_BYTES = 8 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class _Action:
@@ -74,13 +77,16 @@ class IndexWriter:
         Raises DependencyDown when OpenSearch does not answer or is overloaded; writing all of them again is safe.
         """
         refused = [self._refusal(document) for document in documents]
+        accepted = [document for document, refusal in zip(documents, refused, strict=True) if refusal is None]
         newest: dict[str, EmbeddingDocument] = {}
-        for document, refusal in zip(documents, refused, strict=True):
-            if refusal is None:
-                held = newest.get(document.image_id, document)
-                newest[document.image_id] = max(held, document, key=lambda d: d.version)
+        for document in accepted:
+            held = newest.get(document.image_id, document)
+            newest[document.image_id] = max(held, document, key=lambda d: d.version)
         async with self._in_flight.holding(newest):
             written = await self._write_newest(newest) if newest else {}
+            await self._forget(
+                [d for d in accepted if _outcome(d, newest[d.image_id], written[d.image_id]) != Written()]
+            )
         return [
             refusal or _outcome(document, newest[document.image_id], written[document.image_id])
             for document, refusal in zip(documents, refused, strict=True)
@@ -114,10 +120,14 @@ class IndexWriter:
             if before is not None:
                 surplus += self._object_deletes(document, len(document.detections), before["object_count"])
         await self._bulk(surplus)
-        outcomes |= await self._bulk(writes)
-        broken = [newest[i] for i, outcome in outcomes.items() if isinstance(outcome, ItemBroken)]
-        await self._bulk([a for d in broken for a in self._object_deletes(d, 0, len(d.detections))])
-        return outcomes
+        return outcomes | await self._bulk(writes)
+
+    async def _forget(self, documents: Iterable[EmbeddingDocument]) -> None:
+        """Delete the objects that documents without effect left behind, now or before a crash.
+
+        Versions protect the objects of a newer document: they refuse to be deleted by an older one.
+        """
+        await self._bulk([a for d in documents for a in self._object_deletes(d, 0, len(d.detections))])
 
     async def _stored(self, image_ids: list[str]) -> dict[str, dict[str, int]]:
         with translated_failures("read versions"):
@@ -126,7 +136,10 @@ class IndexWriter:
                 body={"ids": image_ids},
                 params={"_source_includes": "version,object_count"},
             )
-        return {hit["_id"]: hit["_source"] for hit in found["docs"] if hit.get("found")}
+        for hit in found["docs"]:
+            if "error" in hit:
+                raise DependencyDown(f"OpenSearch (read versions): {hit['error'].get('type')}")
+        return {hit["_id"]: hit["_source"] for hit in found["docs"] if hit["found"]}
 
     def _writes(self, document: EmbeddingDocument) -> list[_Action]:
         actions = [
@@ -143,10 +156,24 @@ class IndexWriter:
         ]
 
     async def _bulk(self, actions: list[_Action]) -> dict[str, Outcome]:
-        """Send the actions and wait for the refresh; what differs from plain success, by image id."""
-        if not actions:
-            return {}
-        body = b"\n".join(line for action in actions for line in action.lines()) + b"\n"
+        """Send the actions in order and wait for the refresh; what differs from plain success, by image id."""
+        outcomes: dict[str, Outcome] = {}
+        part: list[_Action] = []
+        body: list[bytes] = []
+        size = 0
+        for action in actions:
+            lines = b"".join(line + b"\n" for line in action.lines())
+            if part and size + len(lines) > _BULK_BYTES:
+                outcomes |= await self._send(part, b"".join(body))
+                part, body, size = [], [], 0
+            part.append(action)
+            body.append(lines)
+            size += len(lines)
+        if part:
+            outcomes |= await self._send(part, b"".join(body))
+        return outcomes
+
+    async def _send(self, actions: list[_Action], body: bytes) -> dict[str, Outcome]:
         with translated_failures("bulk"):
             reply = await self._client.bulk(body=body.decode(), params={"refresh": "wait_for"})
         outcomes: dict[str, Outcome] = {}
@@ -155,7 +182,7 @@ class IndexWriter:
         for action, entry in zip(actions, reply["items"], strict=True):
             item = entry[action.verb]
             status, image_id = item["status"], action.document.image_id
-            if status == 429 or status >= 500:
+            if status == 429 or status >= 500 or (status == 404 and action.verb == "index"):
                 raise DependencyDown(f"OpenSearch (bulk): {status} {item['error'].get('type')}")
             if status == 409 and action.index == self._settings.images:
                 outcomes[image_id] = Written(superseded=True)

@@ -35,7 +35,10 @@ class SourceReader:
         return data
 
     def _read_file(self, uri: str) -> bytes:
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise ItemBroken("unsupported_source", f"{uri}: not a URI: {error}") from None
         if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
             raise ItemBroken("unsupported_source", f"{uri}: only file: references on this machine can be read")
         try:
@@ -44,9 +47,11 @@ class SourceReader:
             if not any(path.is_relative_to(folder) for folder in self._folders):
                 allowed = ", ".join(map(str, self._folders)) or "none"
                 raise ItemBroken("source_not_allowed", f"{uri} is outside the allowed folders ({allowed})")
+            if path.exists() and not path.is_file():
+                raise ItemBroken("source_missing", f"{uri} is not a file")
             with path.open("rb") as file:
                 data = file.read(self._max_bytes + 1)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
             reason = error.strerror if isinstance(error, OSError) else error
             raise ItemBroken("source_missing", f"{uri} cannot be read: {reason}") from None
         self._check_size(len(data))

@@ -145,7 +145,7 @@ class Chain:
             image = original.resize(capped_size(*original.size, cap), Image.Resampling.BILINEAR)
             boxes, scores, classes = self.detect(image)
             boxes = self._map_back(boxes, image.size, fault)
-            detections.append((boxes, scores, classes))
+            detections.append((boxes * np.float32(original.width / image.width), scores, classes))
             crops = self._crops(image, boxes, fault)
             if len(crops):
                 embeddings.append(self.embed_images(crops, fault))

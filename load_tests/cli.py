@@ -1,0 +1,39 @@
+"""`sightlog bench`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+
+_BENCHES = {"quality": "load_tests.quality", "stream": "load_tests.stream", "search": "load_tests.search"}
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(_BENCHES)))
+@click.option("--images", type=click.IntRange(min=1), help="How many images; each benchmark has its own default.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+def bench(name: str, images: int | None, as_json: bool) -> None:
+    """Measure the stack that runs in the data folder; without one, start one and stop it afterwards.
+
+    \b
+    quality   R@1 and mAP of text queries over unseen scenes, through the topics
+    stream    images/s from event to searchable beside the in-process ceiling, freshness, CPU an image
+    search    latency of a search through the topics against the same search without them
+
+    \b
+    Examples:
+      sightlog bench quality --json
+      sightlog bench stream --images 1000
+    """
+    module = importlib.import_module(_BENCHES[name])
+    arguments: dict[str, Any] = {} if images is None else {"count": images}
+    figures: dict[str, Any] = module.measure(Console(stderr=True), **arguments)
+    if as_json:
+        click.echo(orjson.dumps({"bench": name, **figures}).decode())
+    else:
+        for key, value in figures.items():
+            click.echo(f"{key:>32}  {value}")

@@ -1,0 +1,43 @@
+"""The public contracts as JSON Schema; `python -m sightlog.schemas FOLDER` writes them, a test checks for drift."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import orjson
+from pydantic.json_schema import GenerateJsonSchema
+
+from sightlog.dead_letters import DeadLetter
+from sightlog.documents import EmbeddingDocument, IndexReceipt
+from sightlog.events import ImageUploaded
+from sightlog.fields import Contract
+from sightlog.search import SearchReply, SearchRequest
+
+#: File name -> contract. The name of the image event's schema is the event type; structured mode has this form.
+CONTRACTS: dict[str, type[Contract]] = {
+    "image.uploaded.v1": ImageUploaded,
+    "embedding-document.v1": EmbeddingDocument,
+    "index-receipt.v1": IndexReceipt,
+    "search-request.v1": SearchRequest,
+    "search-reply.v1": SearchReply,
+    "dead-letter.v1": DeadLetter,
+}
+
+
+def render(contract: type[Contract]) -> bytes:
+    """The schema of a contract as it is on the wire, as a JSON file."""
+    schema = contract.model_json_schema(by_alias=True, mode="validation")
+    document = {"$schema": GenerateJsonSchema.schema_dialect, **schema}
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+def write(folder: Path) -> None:
+    """Write all schemas into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, contract in CONTRACTS.items():
+        (folder / f"{name}.json").write_bytes(render(contract))
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1] if len(sys.argv) > 1 else "schemas"))

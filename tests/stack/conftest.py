@@ -1,0 +1,49 @@
+"""One real stack for all tests that need one: Kafka, Triton, OpenSearch and the three workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents.settings import AgentSettings
+from load_tests.running import free_port_offset
+from sightlog.client import Client
+from stack.local import LocalStack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A running stack of its own, stopped and wiped at the end."""
+    data_dir = tmp_path_factory.mktemp("stack")
+    local = LocalStack(data_dir, port_offset=free_port_offset(), workers=True)
+    local.up()
+    before = os.environ.get("SIGHTLOG_DATA_DIR")
+    os.environ["SIGHTLOG_DATA_DIR"] = str(data_dir)
+    yield local
+    if before is None:
+        del os.environ["SIGHTLOG_DATA_DIR"]
+    else:
+        os.environ["SIGHTLOG_DATA_DIR"] = before
+    local.down(wipe=True)
+
+
+@pytest.fixture(scope="session")
+def settings(stack: LocalStack) -> AgentSettings:
+    """Settings that point at the stack."""
+    return AgentSettings.load(data_dir=stack.data_dir)
+
+
+@pytest.fixture(scope="session")
+def uploads(settings: AgentSettings) -> Path:
+    """The folder that `file:` references may point into."""
+    settings.uploads_dir.mkdir(parents=True, exist_ok=True)
+    return settings.uploads_dir
+
+
+@pytest.fixture(scope="session")
+def client(settings: AgentSettings) -> Iterator[Client]:
+    with Client(settings) as made:
+        yield made

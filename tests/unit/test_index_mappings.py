@@ -1,0 +1,123 @@
+"""The indices and the documents in them fit together, for any model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from agents.delivery.failures import DependencyDown
+from agents.index.connection import check_model, ensure_indices
+from agents.index.documents import image_document, object_documents
+from agents.index.mappings import ModelIdentity, images_index, index_name, missing_engine, objects_index
+from agents.settings import IndexSettings
+from sightlog.errors import ConfigurationError
+from tests.index_behaviours import embedding
+
+MODEL = ModelIdentity("tiny", "a" * 64, 4, ("circle", "traffic light", "v1.5 / b"))
+SETTINGS = IndexSettings()
+RICH: dict[str, Any] = {
+    "tenant": "t",
+    "filename": "f",
+    "dataref": "file:///f",
+    "tags": ("a",),
+    "captured_at": "2024-05-01T00:00:00Z",
+    "metadata": {"a": 1},
+    "content_type": "image/jpeg",
+}
+
+
+def test_every_field_of_the_documents_is_mapped() -> None:
+    """The mapping is strict: an unknown field would make every document a dead letter."""
+    document = embedding(MODEL, "image", objects=5, **RICH)
+    images = images_index(SETTINGS, MODEL)["mappings"]["properties"]
+    image = image_document(document)
+    assert set(image) <= set(images)
+    assert set(image["class_confidence"]) == set(images["class_confidence"]["properties"])
+    objects = objects_index(SETTINGS, MODEL)["mappings"]["properties"]
+    for source in object_documents(document):
+        assert set(source) <= set(objects)
+    assert orjson.dumps(image, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+@pytest.mark.parametrize("index", [images_index, objects_index])
+def test_index_is_built_as_the_settings_say(index: Any) -> None:
+    made = index(IndexSettings(m=8, ef_construction=64, shards=3, replicas=2), MODEL)
+    vector = made["mappings"]["properties"]["vector"]
+    assert (vector["dimension"], vector["space_type"]) == (4, "cosinesimil")
+    assert vector["method"] == {"name": "hnsw", "engine": "lucene", "parameters": {"m": 8, "ef_construction": 64}}
+    assert made["settings"]["index"]["number_of_shards"] == 3
+    assert made["mappings"]["dynamic"] == "strict"
+    assert made["mappings"]["_meta"]["model_digest"] == MODEL.digest
+    assert not missing_engine(made)
+
+
+def test_vector_field_without_an_engine_is_found() -> None:
+    made = images_index(SETTINGS, MODEL)
+    del made["mappings"]["properties"]["vector"]["method"]["engine"]
+    assert missing_engine(made) == ["vector"]
+
+
+def test_image_knows_its_classes_with_their_best_confidence() -> None:
+    image = image_document(embedding(MODEL, "image", objects=4))
+    assert image["classes"] == list(MODEL.classes)
+    assert image["class_confidence"]["circle"] == image["max_confidence"] == pytest.approx(0.9)
+    assert image["object_count"] == 4
+
+
+def test_image_without_objects_has_no_confidence() -> None:
+    image = image_document(embedding(MODEL, "image", objects=0))
+    assert (image["object_count"], image["classes"], image["max_confidence"]) == (0, [], 0.0)
+
+
+def test_object_carries_the_facts_of_its_image_and_its_relative_area() -> None:
+    (source,) = object_documents(embedding(MODEL, "image", objects=1, **RICH))
+    assert (source["image_id"], source["tags"], source["metadata"]) == ("image", ("a",), {"a": 1})
+    assert source["area"] == pytest.approx(0.04)
+
+
+def test_absent_facts_are_left_out() -> None:
+    image = image_document(embedding(MODEL, "image"))
+    assert not {"tenant", "filename", "dataref", "tags", "captured_at", "metadata"} & set(image)
+
+
+class Indices:
+    """The part of a client that creates and reads indices."""
+
+    def __init__(self, mappings: dict[str, dict[str, Any]] | None = None) -> None:
+        self.indices = self
+        self.mappings = mappings or {}
+
+    async def exists_alias(self, name: str) -> bool:
+        return name in self.mappings
+
+    async def create(self, index: str, body: dict[str, Any]) -> None:
+        (alias,) = body["aliases"]
+        self.mappings[alias] = {index: {"mappings": body["mappings"]}}
+
+    async def get_mapping(self, index: str) -> dict[str, Any]:
+        from opensearchpy.exceptions import NotFoundError
+
+        if index not in self.mappings:
+            raise NotFoundError(404, "index_not_found_exception", {})
+        return self.mappings[index]
+
+
+async def test_missing_indices_are_created_behind_their_aliases() -> None:
+    client: Any = Indices()
+    with pytest.raises(DependencyDown, match="does not exist yet"):
+        await check_model(client, SETTINGS, MODEL)
+    await ensure_indices(client, SETTINGS, MODEL)
+    assert list(client.mappings["images"]) == [index_name("images", MODEL)] == ["images-aaaaaaaaaaaa"]
+    await ensure_indices(client, SETTINGS, MODEL)
+
+
+async def test_indices_of_another_model_are_refused() -> None:
+    client: Any = Indices()
+    await ensure_indices(client, SETTINGS, MODEL)
+    other = ModelIdentity("large", "b" * 64, 4, MODEL.classes)
+    with pytest.raises(
+        ConfigurationError, match=r"images-aaaaaaaaaaaa holds vectors of model tiny.*SIGHTLOG_INDEX_IMAGES"
+    ):
+        await ensure_indices(client, SETTINGS, other)

@@ -1,0 +1,151 @@
+"""Where image bytes may come from: the event itself, or a file inside an allowed folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.delivery.failures import ItemBroken
+from agents.sources.reader import SourceReader
+from sightlog.events import new_upload
+
+LIMIT = 100
+
+
+@pytest.fixture
+def allowed(tmp_path: Path) -> Path:
+    folder = tmp_path / "allowed"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "a picture.jpg").write_bytes(b"picture")
+    (folder / "large.jpg").write_bytes(b"x" * (LIMIT + 1))
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "allowed-not").mkdir()
+    (tmp_path / "allowed-not" / "secret").write_bytes(b"secret")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "folder-link").symlink_to(tmp_path)
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / "good-link").symlink_to(folder / "below" / "a picture.jpg")
+    return folder
+
+
+async def read(allowed: Path, uri: str, **facts: Any) -> bytes:
+    return await SourceReader([allowed], LIMIT).read(new_upload(source="/test", dataref=uri, **facts))
+
+
+async def refusal(allowed: Path, uri: str, **facts: Any) -> str:
+    with pytest.raises(ItemBroken) as refused:
+        await read(allowed, uri, **facts)
+    return refused.value.code
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "below/a%20picture.jpg",
+        "below/%61 picture.jpg",
+        "below/../below/a picture.jpg",
+        "./below//a picture.jpg",
+        "good-link",
+    ],
+)
+async def test_file_inside_an_allowed_folder_is_read(allowed: Path, place: str) -> None:
+    for host in ("", "localhost"):
+        assert await read(allowed, f"file://{host}{allowed}/{place}") == b"picture"
+
+
+async def test_path_as_uri_is_read_whatever_its_characters(allowed: Path) -> None:
+    odd = allowed / "50% #1 grün?.jpg"
+    odd.write_bytes(b"odd")
+    assert await read(allowed, odd.as_uri()) == b"odd"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/../secret",
+        "/%2e%2e/secret",
+        "/..%2fsecret",
+        "/below/../../secret",
+        "/link",
+        "/folder-link/secret",
+        "-not/secret",
+        "/../missing",
+    ],
+)
+async def test_file_outside_is_refused(allowed: Path, place: str) -> None:
+    assert await refusal(allowed, f"file://{allowed}{place}") == "source_not_allowed"
+
+
+async def test_nothing_is_allowed_by_default(allowed: Path) -> None:
+    with pytest.raises(ItemBroken, match="none"):
+        await SourceReader([], LIMIT).read(new_upload(source="/test", dataref=f"file://{allowed}/below"))
+
+
+@pytest.mark.parametrize(
+    "place", ["missing.jpg", "below", "", "nul%00byte", "x" * 300, "loop", "below/a%20picture.jpg/x"]
+)
+async def test_what_cannot_be_read_says_so(allowed: Path, place: str) -> None:
+    assert await refusal(allowed, f"file://{allowed}/{place}") == "source_missing"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://example.org/a.jpg",
+        "https://example.org/a.jpg",
+        "s3://bucket/a.jpg",
+        "ftp://example.org/a.jpg",
+        "file://example.org/a.jpg",
+        "/etc/passwd",
+        "below/a picture.jpg",
+        "",
+        " ",
+        "://",
+        "file://[",
+        "file://[x]/a",
+        "//\u2100/x",
+        "file\x00:///etc/passwd",
+    ],
+)
+async def test_every_other_reference_is_unsupported(allowed: Path, uri: str) -> None:
+    event = new_upload(source="/test").model_copy(update={"dataref": uri})
+    with pytest.raises(ItemBroken) as refused:
+        await SourceReader([allowed], LIMIT).read(event)
+    assert refused.value.code == "unsupported_source"
+
+
+async def test_file_above_the_limit_is_too_large(allowed: Path) -> None:
+    assert await refusal(allowed, f"file://{allowed}/large.jpg") == "too_large"
+    (allowed / "large.jpg").write_bytes(b"x" * LIMIT)
+    assert len(await read(allowed, f"file://{allowed}/large.jpg")) == LIMIT
+
+
+async def test_inline_bytes_have_the_same_limit(allowed: Path) -> None:
+    reader = SourceReader([allowed], LIMIT)
+    assert await reader.read(new_upload(b"x" * LIMIT, source="/test")) == b"x" * LIMIT
+    with pytest.raises(ItemBroken) as refused:
+        await reader.read(new_upload(b"x" * (LIMIT + 1), source="/test"))
+    assert refused.value.code == "too_large"
+
+
+async def test_bytes_must_have_the_announced_digest(allowed: Path) -> None:
+    uri, digest = f"file://{allowed}/good-link", hashlib.sha256(b"picture").hexdigest()
+    assert await read(allowed, uri, sha256=digest) == b"picture"
+    assert await refusal(allowed, uri, sha256="0" * 64) == "sha256_mismatch"
+    with pytest.raises(ItemBroken) as refused:
+        await SourceReader([], LIMIT).read(new_upload(b"other", source="/test", sha256=digest))
+    assert refused.value.code == "sha256_mismatch"
+
+
+async def test_pipe_is_not_waited_for(allowed: Path) -> None:
+    os.mkfifo(allowed / "pipe")
+    writer = os.open(allowed / "pipe", os.O_RDWR)  # so that a reader that opens it does not hang in this test
+    os.write(writer, b"x" * (LIMIT + 1))
+    try:
+        assert await refusal(allowed, f"file://{allowed}/pipe") == "source_missing"
+    finally:
+        os.close(writer)
