@@ -172,10 +172,10 @@ def _print_status(console: Console, local: LocalStack, state: StackState) -> Non
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("component", "status", "pid", "since", "restarts", "ports", ""):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column != "")
     for name, one in state.components.items():
-        since = datetime.fromtimestamp(one.started).strftime("%Y-%m-%d %H:%M:%S") if one.started else ""
-        ports = " ".join(f"{label} {port}" for label, port in one.ports.items())
+        since = datetime.fromtimestamp(one.started).strftime("%d %b %H:%M:%S") if one.started else ""
+        ports = " ".join(str(port) for port in one.ports.values())
         table.add_row(name, one.status, str(one.pid or ""), since, str(one.restarts), ports, one.detail)
     console.print(table)
 

@@ -16,7 +16,8 @@ from typing import Literal
 
 import psutil
 
-from stack.component import Component, Progress, Silent
+from stack.child import hold_file
+from stack.component import Progress, Silent
 from stack.composition import Composition, compose
 from stack.errors import NotRunningError, StartError
 from stack.ports import Endpoints
@@ -30,15 +31,16 @@ from stack.processes import (
 )
 from stack.settings import StackSettings
 from stack.state import ComponentState, StackState, StateFile, write_atomically
-from stack.supervisor import SETTINGS_FILE, hold_file
+from stack.supervisor import SETTINGS_FILE
 
 POLL_S = 0.1
-#: Everything that a stack writes into its data folder; `--wipe` removes this and nothing else.
+#: Everything that a stack and its clients write into its data folder; `--wipe` removes this and nothing else.
 OWNED = (
     "kafka",
     "opensearch",
     "triton",
     "workers",
+    "uploads",
     "logs",
     "hold",
     "state.json",
@@ -117,7 +119,7 @@ class LocalStack:
         state = self._file.read()
         if state is not None and self._file.supervised():
             return state
-        detail = "the supervisor was killed: run `sightlog up` again" if state and _was_alive(state) else ""
+        detail = "the supervisor was killed: run `sightlog up` again" if state and state.status != "stopped" else ""
         components = {
             name: one.model_copy(update={"status": "stopped", "pid": None, "started": None, "detail": ""})
             for name, one in (state.components.items() if state else ())
@@ -242,8 +244,11 @@ class LocalStack:
         while True:
             state = self._file.read()
             if state is not None and (supervisor is None or state.pid == supervisor.pid):
+                # One that was started earlier may be degraded: that is for `status` to tell, not to wait for.
+                if supervisor is None and state.status in ("ready", "degraded"):
+                    return
                 told.waiting({name: one.detail or one.status for name, one in state.components.items()})
-                if state.status == "ready" or (supervisor is None and state.status == "degraded"):
+                if state.status == "ready":
                     return
                 failed = [name for name, one in state.components.items() if one.status == "failed"]
                 if failed:
@@ -279,15 +284,8 @@ class LocalStack:
         return bool(ended)
 
 
-def _was_alive(state: StackState) -> bool:
-    return state.status != "stopped"
-
-
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-__all__ = ["Component", "Endpoints", "LocalStack", "Outcome"]

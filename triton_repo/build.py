@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -18,8 +17,7 @@ def build_repository(manifest: ModelManifest, target: Path, settings: ServingSet
     """Write the repository of `manifest` into the folder `target` and return it; what it wrote before is replaced.
 
     Each model's version folder is complete in itself: model.py, the manifest and the weights it runs.
-    Weights are hard-linked where the file system allows it, else copied. Raises `ModelFileError` if a weight file is
-    not the one that the manifest names.
+    Raises `ModelFileError` if a weight file is not the one that the manifest names.
     """
     manifest.verify()
     weights = {
@@ -43,11 +41,5 @@ def _fill_version(model: PythonModel | Ensemble, folder: Path, manifest: ModelMa
     shutil.copyfile(SOURCES / model.name / VERSION / "model.py", folder / "model.py")
     shutil.copyfile(manifest.folder / MANIFEST_FILE, folder / MANIFEST_FILE)
     if weights is not None:
-        _link_or_copy(manifest.path(weights), folder / weights)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
+        # Not a link: weights that are exported again would change under a server that is running or restarts.
+        shutil.copyfile(manifest.path(weights), folder / weights)

@@ -38,7 +38,9 @@ Float32 = npt.NDArray[np.float32]
 
 _REFUSAL = re.compile(
     # Triton puts the ensemble's name and the request's id before the words of a model.
-    r"(?:in ensemble '[^']*', )?(?:\[request id: [^\]]*\] )?(?P<code>" + "|".join(sorted(ERROR_CODES)) + r"): (?P<text>.*)",
+    r"(?:in ensemble '[^']*', )?(?:\[request id: [^\]]*\] )?(?P<code>"
+    + "|".join(sorted(ERROR_CODES))
+    + r"): (?P<text>.*)",
     re.DOTALL,
 )
 

@@ -13,7 +13,6 @@ COLOUR_NAMES = tuple(COLOURS)
 ANY = -1  #: a claim says nothing about this attribute
 NOTHING = -2  #: there is no second claim
 RELATIONS = ("", "left of", "right of", "above", "below")
-REVERSED = (0, 2, 1, 4, 3)  #: index into RELATIONS of what holds when the two objects change places
 
 _FRAMES = (
     "{}", "{}", "{a}", "{a}", "the {}", "a photo of {a}", "a photo of {a}", "a photo of the {}", "an image of {a}",
@@ -26,13 +25,12 @@ UNSEEN_FRAMES = (
     "my holiday snapshot, it had {a} somewhere",
     "Any {} in stock today",
 )
-_RELATION_WORDS = (
-    ("and",),
-    ("left of", "to the left of", "on the left of"),
-    ("right of", "to the right of", "on the right of"),
-    ("above", "over", "higher than"),
-    ("below", "under", "lower than"),
-)
+_RELATION_WORDS = {
+    "left of": ("left of", "to the left of", "on the left of"),
+    "right of": ("right of", "to the right of", "on the right of"),
+    "above": ("above", "over", "higher than"),
+    "below": ("below", "under", "lower than"),
+}
 _PATTERN_WORDS = {
     "plain": ("plain", "plain", "plain", "solid"),
     "striped": ("striped", "striped", "striped", "stripy"),
@@ -52,16 +50,12 @@ class Claim(NamedTuple):
 
 
 class Caption(NamedTuple):
-    """A text and what it claims: one object, or two and how the first lies to the second (index into RELATIONS).
-
-    `contrary`: the same words with the opposite relation, for a caption with a relation.
-    """
+    """A text and what it claims: one object, or two and how the first lies to the second (index into RELATIONS)."""
 
     text: str
     first: Claim
     second: Claim | None = None
     relation: int = 0
-    contrary: str | None = None
 
     def numbers(self) -> list[int]:
         """The claims as seven integers: first, second (or NOTHING), relation."""
@@ -99,15 +93,15 @@ def caption_for(rng: np.random.Generator, objects: Sequence[Seen]) -> Caption:
     second = objects[order[1]]
     (phrase, claim), (other_phrase, other_claim) = _phrase(rng, first, "sc"), _phrase(rng, second, "sc")
     relation = _relation(first, second)
-    start = "a photo of " if rng.random() < 0.3 else ""
-    sentence = f"{start}{with_article(phrase)} {{}} {with_article(other_phrase)}"
-    if relation == 0 or rng.random() < 0.25:
+    if relation == 0 or rng.random() < 0.35:
         joint = ("and", "and", "next to", "with")[rng.integers(4)]
-        return Caption(sentence.format(joint), claim, other_claim)
-    words = _RELATION_WORDS[relation]
-    said = 0 if rng.random() < 0.6 else int(rng.integers(len(words)))
-    contrary = sentence.format(_RELATION_WORDS[REVERSED[relation]][said])
-    return Caption(sentence.format(words[said]), claim, other_claim, relation, contrary)
+        relation = 0
+    else:
+        words = _RELATION_WORDS[RELATIONS[relation]]
+        joint = words[0] if rng.random() < 0.6 else words[rng.integers(len(words))]
+    start = "a photo of " if rng.random() < 0.3 else ""
+    text = f"{start}{with_article(phrase)} {joint} {with_article(other_phrase)}"
+    return Caption(text, claim, other_claim, relation)
 
 
 def _relation(first: Seen, second: Seen) -> int:

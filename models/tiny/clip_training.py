@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.tiny.captions import ANY, NOTHING, RELATIONS, REVERSED
+from models.tiny.captions import ANY, NOTHING, RELATIONS
 from models.tiny.clip import IMAGE_SIZE, ImageTower, TextTower
 from models.tiny.feed import SampleFeed
 from models.tiny.samples import CAPTIONS
 from models.tiny.schedule import Schedule
-from models.tokenizer import PAD
 
 _MAX_SCALE = 60.0  # a sharper softmax overfits the few captions that are ambiguous
 
@@ -29,19 +28,13 @@ def train_clip(schedule: Schedule, device: torch.device, workers: int, seed: int
     optimizer = torch.optim.AdamW(parameters, lr=1.5e-3 if big else 1e-3, weight_decay=0.05, betas=(0.9, 0.98))
     with SampleFeed("clip", IMAGE_SIZE, capacity, workers, seed, device) as feed:
         for step in schedule.steps(optimizer):
-            images, tokens, contraries, claims, objects, centres, visible = feed.sample(batch)
+            images, tokens, claims, objects, centres, visible = feed.sample(batch)
             spoken = torch.randint(CAPTIONS, (batch,), device=device)
             rows = torch.arange(batch, device=device)
-            # Few batches hold the same two objects the other way round, so relations need the contrary spelt out.
-            contrary = contraries[rows, spoken]
-            opposed = (contrary[:, 0] != PAD).nonzero()[:, 0]
-            texts = torch.cat([tokens[rows, spoken], contrary[opposed]]).long()
-            asserted = claims[rows, spoken]
-            asserted = torch.cat([asserted, contrary_claims(asserted[opposed])])
             with torch.autocast(device.type, torch.bfloat16, enabled=big):
                 seen = image(augment(images))
-                said = text(texts)
-            true, possible = matches(asserted, objects, centres, visible)
+                said = text(tokens[rows, spoken].long())
+            true, possible = matches(claims[rows, spoken], objects, centres, visible)
             logits = scale.exp().clamp(max=_MAX_SCALE) * said @ seen.T
             loss = contrastive_loss(logits, true, possible)
             optimizer.zero_grad()
@@ -49,7 +42,8 @@ def train_clip(schedule: Schedule, device: torch.device, workers: int, seed: int
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             if schedule.is_report(step):
-                right = true[:batch].gather(1, logits[:batch].argmax(1)[:, None]).float().mean()
+                best = logits.argmax(1)
+                right = true[rows, best].float().mean()
                 figures = {"loss": loss.item(), "accuracy": right.item(), "scale": scale.exp().item()}
                 schedule.report(step, drawn=feed.drawn, **figures)
     return image.eval(), text.eval()
@@ -69,21 +63,15 @@ def contrastive_loss(logits: Tensor, true: Tensor, possible: Tensor) -> Tensor:
     """Cross entropy in both directions over `logits` [captions, images].
 
     Targets are spread evenly over all pairs that are `true`. A pair that is only `possible` counts for neither side.
-    Captions that are true of no picture are nothing but wrong answers for the pictures.
     """
     logits = logits.masked_fill(possible & ~true, -1e4)
     positive = true.float()
     to_image = positive / positive.sum(1, keepdim=True).clamp(min=1)
     to_text = positive / positive.sum(0, keepdim=True).clamp(min=1)
-    loss_to_image = -(to_image * F.log_softmax(logits, 1)).sum() / to_image.sum().clamp(min=1)
-    loss_to_text = -(to_text * F.log_softmax(logits, 0)).sum() / to_text.sum().clamp(min=1)
-    return (loss_to_image + loss_to_text) / 2
-
-
-def contrary_claims(claims: Tensor) -> Tensor:
-    """int8 [C, 7] -> int8 [C, 7]: the same claims with the opposite relation."""
-    reversed_relation = torch.tensor(REVERSED, dtype=claims.dtype, device=claims.device)
-    return torch.cat([claims[:, :6], reversed_relation[claims[:, 6].long()][:, None]], 1)
+    return (
+        -(to_image * F.log_softmax(logits, 1)).sum(1).mean() / 2
+        - (to_text * F.log_softmax(logits, 0)).sum(0).mean() / 2
+    )
 
 
 def matches(claims: Tensor, objects: Tensor, centres: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from models.manifest import ModelManifest, load_manifest
 from models.preprocessing import (
-    capped_size,
+    decode_upright,
     letterbox,
     map_boxes,
     normalise,
@@ -140,12 +140,11 @@ class Chain:
         """Finds and embeds every object of every photo."""
         embeddings, owners, detections = [], [], []
         for number, photo in enumerate(photos):
-            original = Image.open(io.BytesIO(photo.jpeg)).convert("RGB")
-            cap = self._manifest.preprocessing.original_cap
-            image = original.resize(capped_size(*original.size, cap), Image.Resampling.BILINEAR)
+            upright = decode_upright(photo.jpeg, cap=self._manifest.preprocessing.original_cap)
+            image = upright.pixels
             boxes, scores, classes = self.detect(image)
             boxes = self._map_back(boxes, image.size, fault)
-            detections.append((boxes * np.float32(original.width / image.width), scores, classes))
+            detections.append((boxes * np.float32(upright.width / image.width), scores, classes))
             crops = self._crops(image, boxes, fault)
             if len(crops):
                 embeddings.append(self.embed_images(crops, fault))

@@ -21,7 +21,7 @@ from models.scenes import (
     generate_scene,
     random_kind,
 )
-from models.tiny.captions import COLOUR_NAMES, Claim, Seen, caption_for
+from models.tiny.captions import COLOUR_NAMES, Caption, Claim, Seen, caption_for
 from models.tokenizer import EOT, PAD, SOT, ClipTokenizer
 
 MAX_SEEN = 5  #: objects of a view that captions speak of
@@ -30,7 +30,7 @@ CONTEXT = 40  #: tokens in training, all that these captions need; attention is 
 MAX_BOXES = 8
 _VISIBLE_PERIOD = 2.1  # pixels; finer patterns are lost to sampling and JPEG
 _PAD_VALUE = 114
-_VIEW_ODDS = 0.4
+_VIEW_ODDS = 0.3
 _SIZES = ((4, 3), (3, 4), (16, 9), (9, 16), (1, 1), (3, 2), (2, 3), (2, 1), (1, 2))
 
 UInt8 = npt.NDArray[np.uint8]
@@ -41,7 +41,6 @@ class ClipBatch(NamedTuple):
 
     images: UInt8  #: [n, 128, 128, 3]
     tokens: npt.NDArray[np.int32]  #: [n, CAPTIONS, CONTEXT]
-    contraries: npt.NDArray[np.int32]  #: [n, CAPTIONS, CONTEXT], PAD alone where a caption has no contrary
     claims: npt.NDArray[np.int8]  #: [n, CAPTIONS, 7], `Caption.numbers`
     objects: npt.NDArray[np.int8]  #: [n, MAX_SEEN, 3]
     centres: npt.NDArray[np.float32]  #: [n, MAX_SEEN, 2]
@@ -82,19 +81,16 @@ class ClipSamples:
             objects[row], centres[row], visible[row] = item.claim, (item.x, item.y), item.pattern_visible
         return ClipBatch(
             images=image,
-            tokens=np.stack([self._tokens(caption.text) for caption in captions]),
-            contraries=np.stack([self._tokens(caption.contrary) for caption in captions]),
+            tokens=np.stack([self._tokens(caption) for caption in captions]),
             claims=np.array([caption.numbers() for caption in captions], np.int8),
             objects=objects,
             centres=centres,
             visible=visible,
         )
 
-    def _tokens(self, text: str | None) -> npt.NDArray[np.int32]:
+    def _tokens(self, caption: Caption) -> npt.NDArray[np.int32]:
         """Ids of a caption, sometimes with words strewn in that mean nothing here, as people's queries have them."""
-        if text is None:
-            return np.full(CONTEXT, PAD, np.int32)
-        row = self._tokenizer.encode([text])[0]
+        row = self._tokenizer.encode([caption.text])[0]
         if self._rng.random() < 0.2:
             ids = [int(token) for token in row[1 : int(row.argmax())]]
             for _ in range(self._rng.integers(1, 7)):

@@ -61,7 +61,7 @@ def test_each_broken_event_is_one_dead_letter_and_its_neighbours_are_indexed(set
     good = photos(6, seed=1, sizes=[(320, 240)])
     structured = {"content-type": b"application/cloudevents+json"}
     broken: dict[str, tuple[Record, str]] = {
-        "unreadable": ((b"these are not the bytes of a picture", BINARY), "undecodable"),
+        "unreadable": ((b"these are not the bytes of a picture", BINARY), "unsupported_format"),
         "empty": ((b"", BINARY), "empty"),
         "no value": ((None, BINARY), "empty"),
         "unknown type": ((good[0].jpeg, {**BINARY, "ce_type": b"image.painted.v1"}), "unsupported_type"),
