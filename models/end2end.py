@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +74,7 @@ class _Surgery:
         self._graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), _PREFIX + name))
         return _PREFIX + name
 
-    def node(self, operator: str, inputs: list[str], *outputs: str, **attributes: object) -> str:
+    def node(self, operator: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         """Returns the first output. Names of final outputs stay as they are, others get the prefix."""
         names = [name if name in OUTPUTS else _PREFIX + name for name in outputs]
         self._graph.node.append(helper.make_node(operator, inputs, names, name=names[0] + "_node", **attributes))

@@ -193,4 +193,5 @@ def _spec(kind: type[_Spec], values: Mapping[str, Any]) -> _Spec:
     if set(values) != names:
         missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
         raise ValueError(f"{kind.__name__} lacks {missing} and has unknown {unknown}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    fitted: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return kind(**fitted)

@@ -244,10 +244,10 @@ def _pattern_tone(
     cos, sin = np.float32(np.cos(turned) / period), np.float32(np.sin(turned) / period)
     u = (x * cos + y * sin + np.float32(phase[0])) % 1 - np.float32(0.5)
     if pattern == "striped":
-        ink = np.clip((np.abs(u) - 0.25) * period + 0.5, 0, 1)
-        return ((ink - 0.5) * (2 * _TONE * visible)).astype(np.float32)
-    if pattern == "dotted":
+        ink = np.clip((np.abs(u) - 0.25) * period + 0.5, 0, 1) - 0.5
+    elif pattern == "dotted":
         v = (y * cos - x * sin + np.float32(phase[1])) % 1 - np.float32(0.5)
-        ink = np.clip((_DOT_RADIUS - np.hypot(u, v)) * period + 0.5, 0, 1)
-        return ((np.pi * _DOT_RADIUS**2 - ink) * (2 * _TONE * visible)).astype(np.float32)
-    raise ValueError(f"unknown pattern {pattern!r}; known: {', '.join(PATTERNS)}")
+        ink = np.pi * _DOT_RADIUS**2 - np.clip((_DOT_RADIUS - np.hypot(u, v)) * period + 0.5, 0, 1)
+    else:
+        raise ValueError(f"unknown pattern {pattern!r}; known: {', '.join(PATTERNS)}")
+    return np.asarray(ink * (2 * _TONE * visible), np.float32)

@@ -193,8 +193,9 @@ class ArtifactCache:
                 reason = f"its sha256 is not the pinned one ({file.stat().st_size} of {artifact.size} bytes)"
             arrived(artifact, -received)
         raise DownloadError(
-            f"download of {artifact} failed {DOWNLOAD_TRIES} times: {_one_line(reason)}. Check the network "
-            f"(proxy: HTTPS_PROXY) and run the command again; what has arrived is kept in {self.folder}"
+            f"download of {artifact} failed {DOWNLOAD_TRIES} times: {_one_line(reason)}. Check the network (proxy: "
+            "HTTPS_PROXY, own certificates: REQUESTS_CA_BUNDLE) and run the command again; what has arrived is kept "
+            f"in {self.folder}"
         )
 
 

@@ -98,6 +98,8 @@ class Child:
         reason = await self._await_ready(process, begun)
         if reason is None:
             self._was_ready = True
+            # The first look: from now on the component knows which processes belong to it.
+            self._damage(process)
             self.become(status="ready", detail="", ready_after_s=round(time.monotonic() - begun, 2))
             reason = await self._watch(process)
             if time.monotonic() - begun > STABLE_AFTER_S:
@@ -152,10 +154,14 @@ class Child:
             await asyncio.sleep(TICK_S)
             if process.returncode is None and time.monotonic() - checked > DAMAGE_CHECK_S:
                 checked = time.monotonic()
-                with contextlib.suppress(psutil.Error):
-                    if damage := self.component.damage(process.pid):
-                        return damage
+                if damage := self._damage(process):
+                    return damage
         return "stopped on request" if process.returncode is None else _exit_reason(process.returncode)
+
+    def _damage(self, process: asyncio.subprocess.Process) -> str | None:
+        with contextlib.suppress(psutil.Error):
+            return self.component.damage(process.pid)
+        return None
 
     async def _sweep(self) -> None:
         """End descendants that outlived the process, then remove what they shared."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import http.client
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from stack.errors import PreflightError
 from stack.settings import HOST, StackSettings
 
 KAFKA, KAFKA_CONTROLLER = 19092, 19093
 TRITON_HTTP, TRITON_GRPC, TRITON_METRICS = 18000, 18001, 18002
 OPENSEARCH_HTTP, OPENSEARCH_TRANSPORT = 19200, 19300
+MAX_PORT = 32767  # above it the kernel hands ports to outgoing connections
 
 
 class Endpoints(BaseModel):
@@ -57,6 +60,15 @@ def in_use(port: int, host: str = HOST) -> bool:
                 return True
             raise
     return False
+
+
+def free_offset(base_ports: Iterable[int], step: int = 10) -> int:
+    """The smallest offset above zero, a multiple of `step`, at which nobody listens on any of the ports."""
+    bases = list(base_ports)
+    for offset in range(step, MAX_PORT - max(bases), step):
+        if not any(in_use(base + offset) for base in bases):
+            return offset
+    raise PreflightError("no free block of ports: stop other stacks with `sightlog down`")
 
 
 def listener(port: int) -> str:

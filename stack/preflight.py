@@ -43,16 +43,16 @@ def check_writable(folder: Path, setting: str) -> str | None:
 
 def check_ports(components: Iterable[Component], offset: int) -> list[str]:
     """One line for each port that somebody else listens on."""
-    lines = []
-    for component in components:
-        for label, port in component.ports.items():
-            if ports.in_use(port):
-                owner = ports.listener(port) or "another user's process"
-                lines.append(
-                    f"port {port} ({component.name} {label}) is in use by {owner}: stop it, or move this stack, "
-                    f"e.g. `sightlog up --port-offset {offset + 100}`"
-                )
-    return lines
+    wanted = {port: f"{part.name} {label}" for part in components for label, port in part.ports.items()}
+    taken = [port for port in wanted if ports.in_use(port)]
+    if not taken:
+        return []
+    other = ports.free_offset([port - offset for port in wanted])
+    return [
+        f"port {port} ({wanted[port]}) is in use by {ports.listener(port) or 'a process of another user'}: stop it, "
+        f"or move this stack, e.g. `sightlog up --port-offset {other}`"
+        for port in taken
+    ]
 
 
 def check_memory(needed_mb: int, available_mb: int) -> str | None:

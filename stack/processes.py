@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ SUPERVISOR_ROLE = "supervisor"
 SHARED_MEMORY = Path("/dev/shm")
 #: Start times come from clock ticks (10 ms) relative to the boot time; a pid is not in use again within this.
 START_TOLERANCE_S = 0.05
+POLL_S = 0.02
+#: SIGKILL cannot be refused, but a process in the middle of disk I/O ends only after that.
+KILL_WAIT_S = 5.0
 
 
 def marked_environment(stack_id: str, role: str) -> dict[str, str]:
@@ -60,9 +64,9 @@ def end_processes(processes: Iterable[psutil.Process], grace_s: float) -> list[i
     """
     found = list(processes)
     _signal_all(found, signal.SIGTERM)
-    _, alive = psutil.wait_procs(found, timeout=grace_s)
+    alive = _still_alive(found, grace_s)
     _signal_all(alive, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=5)
+    _still_alive(alive, KILL_WAIT_S)
     return [process.pid for process in found]
 
 
@@ -90,6 +94,26 @@ def remove_shared_memory(stack_id: str, folder: Path = SHARED_MEMORY) -> list[st
     for region in regions:
         region.unlink(missing_ok=True)
     return [region.name for region in regions]
+
+
+def _still_alive(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that live after at most `timeout_s` seconds.
+
+    A zombie counts as gone: in a container nobody may ever collect it, and `psutil.wait_procs` would wait on.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        processes = [process for process in processes if not _gone(process)]
+        if not processes or time.monotonic() > deadline:
+            return processes
+        time.sleep(POLL_S)
+
+
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _signal_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:

@@ -6,10 +6,10 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import service_pb2, service_pb2_grpc  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from agents.delivery.failures import DependencyDown, ItemBroken
 from agents.inference.results import ImageInference, image_inference_of, tensors_of

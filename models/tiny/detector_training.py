@@ -17,7 +17,8 @@ def train_detector(schedule: Schedule, device: torch.device, workers: int, seed:
     torch.manual_seed(seed)
     big = device.type != "cpu"
     batch, capacity = (64, 12_000) if big else (8, 800)
-    model = Detector().to(device).to(memory_format=torch.channels_last)
+    model = Detector()
+    model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     centres = cell_centres(INPUT_SIZE, INPUT_SIZE).to(device)
     with SampleFeed("detector", INPUT_SIZE, capacity, workers, seed, device) as feed:
@@ -34,7 +35,8 @@ def train_detector(schedule: Schedule, device: torch.device, workers: int, seed:
             if schedule.is_report(step):
                 figures = {"class_loss": class_loss.item(), "box_loss": box_loss.item(), "iou": iou.item()}
                 schedule.report(step, drawn=feed.drawn, **figures)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def augment(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

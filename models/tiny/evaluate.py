@@ -9,6 +9,7 @@ import argparse
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,9 @@ def detection_figures(
 def view_figures(chain: Chain, size: int, count: int, seed: int) -> dict[str, float]:
     """Whole views and captions of two objects: text to image, and whether a relation beats its opposite."""
     rng = np.random.default_rng(seed)
-    images, captions, opposites = [], [], []
+    images: list[UInt8] = []
+    captions: list[str] = []
+    opposites: list[str | None] = []
     while len(images) < count:
         image, seen = view_sample(rng, size)
         caption = caption_for(rng, seen)
@@ -273,6 +276,10 @@ def _photo_of(kind: Kind) -> str:
     return f"a photo of a {caption_of(kind)}"
 
 
+def _in_frame(sentence: str, kind: Kind) -> str:
+    return frame(sentence, caption_of(kind))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -293,7 +300,7 @@ def main() -> None:
     first, mean, count = retrieval(chain, photos, gallery, _photo_of)
     print(f"[evaluation] text to object to photo, {count} queries: R@1 {first:.3f} mAP {mean:.3f}")
     for sentence in UNSEEN_FRAMES:
-        first, mean, _ = retrieval(chain, photos, gallery, lambda kind, s=sentence: frame(s, caption_of(kind)))
+        first, mean, _ = retrieval(chain, photos, gallery, partial(_in_frame, sentence))
         print(f"[evaluation] in unseen words {sentence!r}: R@1 {first:.3f} mAP {mean:.3f}")
     print(f"[evaluation] views: {_line(view_figures(chain, manifest.clip.image_size, 500, options.seed))}")
     for fault in FAULTS:

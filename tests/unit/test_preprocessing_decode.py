@@ -179,6 +179,22 @@ def test_a_large_jpeg_decoded_at_reduced_size_looks_like_the_full_one() -> None:
     assert difference(np.asarray(capped.pixels), np.asarray(expected)) < 1
 
 
+def test_an_edge_stays_where_it_is_when_a_jpeg_is_decoded_at_reduced_size() -> None:
+    picture = Image.new("L", (4001, 64), 255)
+    picture.paste(0, (0, 0, 3980, 64))
+    data = encoded(picture, "JPEG", quality=100)
+    capped, full = decode_upright(data), decode_upright(data, cap=0)
+    expected = np.asarray(full.pixels.resize(capped.pixels.size, Image.Resampling.BILINEAR))
+    bright, expected_bright = (float(row[15, :, 0].sum()) / 255 for row in (np.asarray(capped.pixels), expected))
+    assert abs(bright - expected_bright) < 0.1  # in capped pixels
+
+
+def test_the_cap_antialiases() -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (30, 4000, 3), np.uint8)
+    expected = Image.fromarray(noise).resize((1920, 14), Image.Resampling.BILINEAR)
+    assert difference(pixels_of(encoded(Image.fromarray(noise), "PNG")), np.asarray(expected)) == 0
+
+
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(0, 4000))
 def test_capped_size_never_enlarges_and_keeps_the_shape(width: int, height: int, cap: int) -> None:
     w, h = capped_size(width, height, cap)
