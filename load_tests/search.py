@@ -24,6 +24,9 @@ from models.tokenizer import ClipTokenizer
 from sightlog.client import Client
 from sightlog.search import SearchRequest
 
+#: Rounds that are not counted, while the virtual machines compile what is hot.
+_WARM_UP = 300
+
 
 def measure(console: Console, count: int = 100, rounds: int = 500) -> dict[str, Any]:
     """Medians of one search at a time; both ways in turns, so that both see the same machine."""
@@ -59,7 +62,7 @@ async def _both_ways(settings: AgentSettings, rounds: int) -> tuple[list[float],
                 vector = await triton.embed_text(tokenizer.encode([request.text])[0])
                 await searcher.search(request, vector, 10)
 
-            for number in range(-50, rounds):
+            for number in range(-_WARM_UP, rounds):
                 request = SearchRequest(text=kinds[number % len(kinds)], target="objects")
                 started = time.perf_counter()
                 await direct(request)

@@ -82,13 +82,13 @@ def show(reply: SearchReply, *, objects: bool, console: Console) -> None:
     table = Table(box=None, header_style="bold")
     table.add_column("score", justify="right")
     table.add_column("cosine", justify="right")
-    table.add_column("object" if objects else "image", overflow="fold")
+    table.add_column("object" if objects else "image", no_wrap=True)
     if objects:
         table.add_column("class")
         table.add_column("conf.", justify="right")
-        table.add_column("box (pixels)")
-    table.add_column("source", overflow="fold")
-    table.add_column("shows", overflow="fold")
+        table.add_column("box (pixels)", no_wrap=True)
+    table.add_column("source", no_wrap=True)
+    table.add_column("shows", no_wrap=True)
     for hit in reply.hits:
         table.add_row(*_cells(hit, objects))
     console.print(table)

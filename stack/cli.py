@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import click
 import orjson
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +44,11 @@ def load_settings(**given: Any) -> StackSettings:
         first = error.errors()[0]
         name = "_".join(map(str, first["loc"][:1])).upper()
         raise ConfigurationError(f"SIGHTLOG_{name}={first.get('input')!r}: {first['msg']}") from None
+    except SettingsError as error:
+        # A list that is not JSON; the error tells the field only in its text.
+        field = re.search(r'field "(\w+)"', str(error))
+        variable = f"SIGHTLOG_{field[1].upper()}" if field else str(error)
+        raise ConfigurationError(f'{variable} must be JSON, e.g. ["kafka", "opensearch"]') from None
 
 
 def _local(**given: Any) -> LocalStack:

@@ -13,6 +13,7 @@ from sightlog.find import show
 from sightlog.ingest import Upload, publish, scene_uploads
 from sightlog.search import SearchFilters, SearchReply, SearchRequest
 from sightlog.settings import ClientSettings
+from stack.cli import load_settings
 from stack.console import ConsoleProgress
 from stack.local import LocalStack
 
@@ -36,7 +37,7 @@ def demo(once: bool, images: int) -> None:
       sightlog demo --once      stops what it started; the exit code says whether every search was right
     """
     console = Console()
-    local = LocalStack()
+    local = LocalStack(settings=load_settings())
     started = time.monotonic()
     with ConsoleProgress(console) as progress:
         outcome = local.up(progress)

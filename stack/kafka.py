@@ -68,6 +68,9 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 group.initial.rebalance.delay.ms=0
+# After a kill the node may come back only when its old session is over: 9 s by default.
+broker.session.timeout.ms=5000
+broker.heartbeat.interval.ms=1000
 # Small footprint: the cleaner's buffer alone is 128 MB by default, a quarter of the heap.
 log.cleaner.dedupe.buffer.size=16777216
 num.network.threads=2

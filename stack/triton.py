@@ -124,18 +124,20 @@ class Triton:
         ]
         for kind, port in self.ports.items():
             command += [f"--{kind}-address={HOST}", f"--{kind}-port={port}"]
+        # The stub of Python 3.12 is isolated: it ignores PYTHONPATH, but finds our packages in its working folder.
+        packages = Path(str(stack_package.__file__)).parent.parent
         paths = (libpython_folder(), str(libraries), os.environ.get("LD_LIBRARY_PATH"))
         env = {
             **_ENVIRONMENT,
             "LD_LIBRARY_PATH": ":".join(path for path in paths if path),
             # The stub embeds Python and finds its environment through the first python on PATH.
             "PATH": f"{sys.exec_prefix}/bin:/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": str(Path(str(stack_package.__file__)).parent.parent),
+            "PYTHONPATH": str(packages),
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(self._folder),
             "LANG": "C.UTF-8",
         }
-        return Launch(tuple(command), env, self._folder)
+        return Launch(tuple(command), env, packages)
 
     def unready(self) -> str | None:
         """Ready when the server and the named models are."""

@@ -65,6 +65,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         data_dir=private / "checkout" / "data",
         port_offset=free_port_offset(),
         workers=False,
+        stop_timeout_s=8,
         triton_repository=repository(private / "models"),
         triton_ready_models=("double",),
     )

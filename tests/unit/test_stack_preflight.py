@@ -41,6 +41,11 @@ def test_a_port_in_use_names_port_component_owner_and_a_free_offset(settings: St
     assert not any(ports.in_use(port - offset + suggested) for port in triton.ports.values())
 
 
+def test_a_suggested_offset_passes_over_ports_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "in_use", lambda port: port in {1010, 2020})
+    assert ports.free_offset([1000, 2000]) == 30
+
+
 def test_free_ports_are_no_finding(settings: StackSettings) -> None:
     assert preflight.check_ports([Worker(settings, "vision")], 0) == []
 

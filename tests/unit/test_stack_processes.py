@@ -21,11 +21,17 @@ from stack.processes import (
     shared_memory_prefix,
     stack_processes,
 )
+from tests.unit.stack_fence import FENCE, raise_fence
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 SLEEP = "import sys, time; print('up', flush=True); time.sleep(60)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
+
+
+@pytest.fixture(autouse=True)
+def only_dummies_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    raise_fence(monkeypatch)
 
 
 @pytest.fixture
@@ -41,7 +47,10 @@ def start() -> Iterator[Start]:
     def begin(stack_id: str | None, role: str = "kafka", code: str = SLEEP) -> subprocess.Popen[bytes]:
         marker = {} if stack_id is None else marked_environment(stack_id, role)
         process = subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, **marker}, stdout=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-c", code],
+            env={**os.environ, **FENCE, **marker},
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         started.append(process)
         assert process.stdout is not None
@@ -117,3 +126,9 @@ def test_only_shared_memory_of_this_stack_is_removed(tmp_path: Path, stack_id: s
         region.touch()
     assert remove_shared_memory(stack_id, tmp_path) == [mine.name]
     assert other.exists()
+
+
+def test_these_tests_cannot_reach_a_process_that_is_not_theirs(start: Start, stack_id: str) -> None:
+    mine = start(stack_id)
+    assert mine.pid in {process.pid for process in psutil.process_iter()}
+    assert os.getppid() not in {process.pid for process in psutil.process_iter()}

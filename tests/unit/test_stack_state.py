@@ -13,6 +13,7 @@ from stack.local import OWNED, LocalStack
 from stack.ports import Endpoints
 from stack.settings import StackSettings
 from stack.state import ComponentState, StackState, StateFile, write_atomically
+from tests.unit.stack_fence import raise_fence
 
 ROOT = Path(__file__).parents[2]
 HOLD_LOCK = """
@@ -23,6 +24,11 @@ with StateFile(Path(sys.argv[1])).owned() as mine:
     print(mine, flush=True)
     time.sleep(60)
 """
+
+
+@pytest.fixture(autouse=True)
+def only_dummies_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    raise_fence(monkeypatch)
 
 
 def state(**changes: object) -> StackState:

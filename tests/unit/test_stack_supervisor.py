@@ -22,6 +22,7 @@ from stack.processes import MARKER, ROLE, stack_processes
 from stack.settings import StackSettings
 from stack.state import StackState, StateFile
 from stack.supervisor import Supervisor
+from tests.unit.stack_fence import FENCE, raise_fence
 
 #: Says that it is ready, and writes its name into a file when it is asked to end.
 OBEDIENT = """
@@ -62,7 +63,7 @@ class Dummy:
 
     def launch(self) -> Launch:
         (self._folder / f"{self.name}.up").unlink(missing_ok=True)
-        return Launch((sys.executable, "-S", "-c", self._code, self.name), {"LANG": "C.UTF-8"}, self._folder)
+        return Launch((sys.executable, "-S", "-c", self._code, self.name), FENCE, self._folder)
 
     def unready(self) -> str | None:
         return None if (self._folder / f"{self.name}.up").exists() else "no file yet"
@@ -91,6 +92,11 @@ class Running:
 
     async def ready(self) -> StackState:
         return await self.until(lambda state: state.status == "ready")
+
+
+@pytest.fixture(autouse=True)
+def only_dummies_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    raise_fence(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
