@@ -32,7 +32,7 @@ class IndexSettings(Settings):
     shards: int = Field(2, ge=1)
     replicas: int = Field(1, ge=0, description="copies of each shard; a single node keeps none")
     refresh_interval: str = Field(
-        "1s", description="how often new documents become searchable; 200ms costs OpenSearch three times the CPU"
+        "1s", description="how often new documents become searchable; shorter makes more HNSW graphs to merge"
     )
     gc_deletes: str = Field(
         "1h", description="how long a deletion is remembered; afterwards a stale write could bring the document back"
