@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import Progress
 
-from load_tests.corpus import Photo
+from models.photos import Photo
 from sightlog.client import Client
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt

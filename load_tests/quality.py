@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 
 from agents.settings import AgentSettings
-from load_tests.corpus import QUALITY_SEED, QUALITY_SIZES, photos
 from load_tests.publishing import publish_and_wait
 from load_tests.retrieval import best_first, retrieval_quality
 from load_tests.running import forget, stack_for_bench
+from models.photos import QUALITY_SEED, QUALITY_SIZES, photos
 from models.scenes import Kind, caption_of
 from sightlog.client import Client
 from sightlog.search import SearchFilters, SearchRequest

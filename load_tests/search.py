@@ -15,10 +15,10 @@ from agents.index.connection import connect
 from agents.index.queries import IndexSearcher
 from agents.inference.client import TritonClient
 from agents.settings import AgentSettings
-from load_tests.corpus import STREAM_SEED, STREAM_SIZES, photos
 from load_tests.publishing import publish_and_wait
 from load_tests.running import forget, machine, stack_for_bench
 from models.manifest import load_manifest
+from models.photos import STREAM_SEED, STREAM_SIZES, photos
 from models.scenes import COLOURS, PATTERNS, SHAPES
 from models.tokenizer import ClipTokenizer
 from sightlog.client import Client

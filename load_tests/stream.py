@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from load_tests.corpus import STREAM_SEED, STREAM_SIZES, Photo, photos
 from load_tests.publishing import Published, publish_and_wait
 from load_tests.running import cpu_seconds, forget, machine, stack_for_bench
 from models.manifest import load_manifest
+from models.photos import STREAM_SEED, STREAM_SIZES, Photo, photos
 from triton_repo.inprocess import InProcessPipeline
 
 #: Threads that run models in Triton's default configuration: one for the detector, one for the image tower.

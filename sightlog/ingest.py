@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
 import sys
@@ -215,24 +214,18 @@ def file_upload(path: Path, settings: ClientSettings, tags: tuple[str, ...] = ()
 def scene_uploads(count: int, seed: int, tags: tuple[str, ...] = ()) -> Iterator[Upload]:
     """Generated scenes as JPEG, with what is in them as metadata; the same seed gives the same scenes."""
     import numpy as np
-    from PIL import Image
 
-    from models.scenes import generate_scene
+    from models.photos import STREAM_SIZES, take_photo
 
-    sizes = [(1280, 960), (960, 1280), (1600, 900), (1024, 1024), (640, 480)]
     for number in range(count):
-        rng = np.random.default_rng([seed, number])
-        width, height = sizes[number % len(sizes)]
-        scene = generate_scene(rng, width, height, int(rng.integers(2, 6)))
-        buffer = io.BytesIO()
-        Image.fromarray(scene.image).save(buffer, "JPEG", quality=90)
+        photo = take_photo(np.random.default_rng([seed, number]), *STREAM_SIZES[number % len(STREAM_SIZES)])
         image_id = f"scene-{seed}-{number}"
         event = new_upload(
-            buffer.getvalue(),
+            photo.jpeg,
             source="/sightlog/demo",
             filename=f"{image_id}.jpg",
             tags=("demo", *tags),
             datacontenttype="image/jpeg",
-            metadata={"shows": ", ".join(thing.caption for thing in scene.objects)},
+            metadata={"shows": ", ".join(thing.caption for thing in photo.objects)},
         )
         yield Upload(image_id, event)

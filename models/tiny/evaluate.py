@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,8 @@ import onnxruntime
 from PIL import Image
 
 from models.manifest import ModelManifest, load_manifest
+from models.photos import QUALITY_SEED, QUALITY_SIZES, Photo
+from models.photos import photos as photos_of
 from models.preprocessing import (
     decode_upright,
     letterbox,
@@ -27,21 +28,11 @@ from models.preprocessing import (
     plan_letterbox,
     square_crop,
 )
-from models.scenes import Kind, SceneObject, caption_of, generate_scene
+from models.scenes import Kind, caption_of
 from models.tiny.captions import RELATIONS, UNSEEN_FRAMES, caption_for, frame
 from models.tiny.samples import view_sample
 from models.tokenizer import EOT, PAD, ClipTokenizer
 
-SIZES = (
-    (1600, 1200),
-    (1200, 1600),
-    (2400, 1350),
-    (900, 900),
-    (1350, 2400),
-    (1280, 720),
-    (1920, 1080),
-    (1000, 1500),
-)
 BARS = (0.95, 0.92)  #: R@1 and mAP below which the product's quality measure fails
 _SMALL_SIDE = 256
 
@@ -73,33 +64,12 @@ FAULTS = (
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A scene as a file, and the truth about it."""
-
-    jpeg: bytes
-    objects: tuple[SceneObject, ...]
-
-
-@dataclass(frozen=True)
 class Gallery:
     """Embeddings of all objects found, float32 [n, dim], and which photo each is of, int64 [n]."""
 
     embeddings: Float32
     photo: npt.NDArray[np.int64]
     detections: tuple[tuple[Float32, Float32, npt.NDArray[np.int32]], ...]  #: boxes, scores, classes by photo
-
-
-def unseen_photos(count: int, seed: int) -> list[Photo]:
-    """Scenes of 720 to 2400 pixels with 2 to 5 objects, JPEG quality 90."""
-    rng = np.random.default_rng(seed)
-    photos = []
-    for index in range(count):
-        width, height = SIZES[index % len(SIZES)]
-        scene = generate_scene(rng, width, height, int(rng.integers(2, 6)))
-        buffer = io.BytesIO()
-        Image.fromarray(scene.image).save(buffer, "JPEG", quality=90)
-        photos.append(Photo(buffer.getvalue(), scene.objects))
-    return photos
 
 
 class Chain:
@@ -285,13 +255,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, default=None, help="folder with a manifest; default: the tiny models")
     parser.add_argument("--photos", type=int, default=80)
-    parser.add_argument("--seed", type=int, default=4242)
+    parser.add_argument("--seed", type=int, default=QUALITY_SEED)
     parser.add_argument("--threads", type=int, default=1, help="onnxruntime threads")
     options = parser.parse_args()
     manifest = load_manifest(options.models)
     manifest.verify()
     chain = Chain(manifest, options.threads)
-    photos = unseen_photos(options.photos, options.seed)
+    photos = photos_of(options.photos, options.seed, QUALITY_SIZES)
     gallery = chain.index(photos)
     objects = sum(len(photo.objects) for photo in photos)
     print(f"[evaluation] models {manifest.digest[:12]}, {len(photos)} photos, {objects} objects, seed {options.seed}")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from load_tests.corpus import QUALITY_SEED, QUALITY_SIZES, Photo, photos
 from load_tests.retrieval import RetrievalQuality, best_first, retrieval_quality
 from models.manifest import load_manifest
+from models.photos import QUALITY_SEED, QUALITY_SIZES, Photo, photos
 from models.preprocessing import map_boxes, normalise, square_crop
 from models.scenes import caption_of
 from models.tokenizer import EOT, PAD, ClipTokenizer

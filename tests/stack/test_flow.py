@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer
 
 from agents.settings import AgentSettings
-from load_tests.corpus import photos
+from models.photos import photos
 from sightlog.client import Client
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt

@@ -15,10 +15,10 @@ from PIL import Image
 
 from agents.delivery.failures import DependencyDown, ItemBroken
 from agents.inference.client import TritonClient
-from load_tests.corpus import photos
 from load_tests.running import free_port_offset
 from models.decoding import ImageError
 from models.manifest import ModelManifest, load_manifest
+from models.photos import photos
 from models.tokenizer import ClipTokenizer
 from stack.local import LocalStack
 from stack.settings import StackSettings

@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 
 from agents.index.connection import connect
 from agents.settings import AgentSettings
-from load_tests.corpus import photos
+from models.photos import photos
 from sightlog.documents import IndexReceipt
 from sightlog.events import new_upload
 from sightlog.follow import Follower

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agents.settings import AgentSettings
-from load_tests.corpus import photos
+from models.photos import photos
 from sightlog.documents import IndexReceipt
 from sightlog.follow import Follower
 

@@ -10,9 +10,11 @@ import onnxruntime
 import pytest
 
 from models.manifest import load_manifest
+from models.photos import QUALITY_SIZES
+from models.photos import photos as photos_of
 from models.scenes import Kind, generate_scene
 from models.tiny.captions import Claim, Seen, caption_for, frame, with_article
-from models.tiny.evaluate import FAULTS, Chain, detection_figures, retrieval, unseen_photos
+from models.tiny.evaluate import FAULTS, Chain, detection_figures, retrieval
 from models.tokenizer import EOT, ClipTokenizer
 
 TEXTS = ["a photo of a striped red circle", "something blue", "", "plain white star " * 40]
@@ -88,7 +90,7 @@ def test_the_detector_finds_nothing_on_an_empty_scene(chain: Chain) -> None:
 
 
 def test_the_whole_chain_finds_objects_by_words_and_a_lost_end_token_shows(chain: Chain) -> None:
-    photos = unseen_photos(8, seed=11)
+    photos = photos_of(8, 11, QUALITY_SIZES)
     gallery = chain.index(photos)
     found = detection_figures(photos, gallery, load_manifest().detector.classes)
     assert found["recall"] >= 0.95

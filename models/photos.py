@@ -1,4 +1,4 @@
-"""Pictures with known truth for benchmarks and quality tests."""
+"""Generated scenes as JPEG files with known truth, for evaluation, benchmarks, tests and the demo."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ class Photo:
     objects: tuple[SceneObject, ...]
 
 
+def take_photo(rng: np.random.Generator, width: int, height: int) -> Photo:
+    """A scene with 2 to 5 objects, JPEG quality 90."""
+    scene = generate_scene(rng, width, height, int(rng.integers(2, 6)))
+    buffer = io.BytesIO()
+    Image.fromarray(scene.image).save(buffer, "JPEG", quality=90)
+    return Photo(buffer.getvalue(), scene.objects)
+
+
 def photos(count: int, seed: int, sizes: Sequence[tuple[int, int]]) -> list[Photo]:
-    """Scenes with 2 to 5 objects, JPEG quality 90; the same arguments, the same photos."""
+    """Photos of the sizes in turns; the same arguments, the same photos."""
     rng = np.random.default_rng(seed)
-    made = []
-    for number in range(count):
-        width, height = sizes[number % len(sizes)]
-        scene = generate_scene(rng, width, height, int(rng.integers(2, 6)))
-        buffer = io.BytesIO()
-        Image.fromarray(scene.image).save(buffer, "JPEG", quality=90)
-        made.append(Photo(buffer.getvalue(), scene.objects))
-    return made
+    return [take_photo(rng, *sizes[number % len(sizes)]) for number in range(count)]
