@@ -24,7 +24,7 @@ from sightlog.fields import now
 
 def indexer_app(settings: AgentSettings) -> faust.App:
     """The Faust app of the consumer group `sightlog-indexer`."""
-    model = model_identity(load_manifest(settings.models))
+    model = model_identity(load_manifest(settings.model_folder))
 
     async def indexer(stream: Stream[bytes]) -> None:
         async with connect(settings.opensearch) as opensearch, new_outbox("indexer", settings, linger_ms=5) as outbox:

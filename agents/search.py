@@ -17,7 +17,7 @@ from agents.delivery.outbox import Outbox
 from agents.delivery.records import Record
 from agents.delivery.retry import until_up
 from agents.delivery.window import drain
-from agents.index.connection import check_model, connect
+from agents.index.connection import connect
 from agents.index.queries import IndexSearcher
 from agents.inference.client import TritonClient
 from agents.settings import AgentSettings
@@ -25,6 +25,7 @@ from models.manifest import ModelManifest, load_manifest
 from models.tokenizer import ClipTokenizer
 from sightlog.errors import ConfigurationError, ContractError
 from sightlog.events import OutgoingHeaders
+from sightlog.fields import FloatArray
 from sightlog.search import CORRELATION_ID, ReplyAddress, SearchError, SearchReply, SearchRequest
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ _LONGEST_WAIT = 60.0
 
 def search_app(settings: AgentSettings) -> faust.App:
     """The Faust app of the consumer group `sightlog-search`."""
-    manifest = load_manifest(settings.models)
+    manifest = load_manifest(settings.model_folder)
 
     async def search(stream: Stream[bytes]) -> None:
         opensearch = connect(settings.opensearch, connections=settings.search_concurrency)
-        triton = TritonClient(settings.triton, concurrency=settings.search_concurrency)
+        triton = TritonClient(settings.triton, manifest.digest, concurrency=settings.search_concurrency)
         async with opensearch, triton, new_outbox("search", settings, linger_ms=0) as outbox:
             agent = Search(settings, manifest, triton, opensearch, outbox)
             await drain(stream.noack(), agent.reply, settings.search_window)
@@ -69,7 +70,6 @@ class Search:
         self._triton = triton
         self._opensearch = opensearch
         self._searcher = IndexSearcher(opensearch, settings.index, self._model)
-        self._model_checked = False
         self._outbox = outbox
         self._reply_topics = re.compile(settings.reply_topics)
         #: Requests whose deadline passed before a reply could be sent.
@@ -133,12 +133,16 @@ class Search:
             )
 
     async def _find(self, request: SearchRequest, timeout: float) -> SearchReply:
-        if not self._model_checked:
-            await check_model(self._opensearch, self._settings.index, self._model)
-            self._model_checked = True
-        vector = await self._triton.embed_text(self._tokenizer.encode([request.text])[0], timeout=timeout)
+        vector = await self._vector(request, timeout)
         hits = await self._searcher.search(request, vector, timeout)
         return SearchReply(hits=hits, model_digest=self._manifest.digest)
+
+    async def _vector(self, request: SearchRequest, timeout: float) -> FloatArray:
+        if request.image is not None:
+            # The very pipeline that uploads pass: the same picture gives the same vector.
+            return (await self._triton.infer_image(request.image, timeout=timeout)).embedding
+        assert request.text is not None
+        return await self._triton.embed_text(self._tokenizer.encode([request.text])[0], timeout=timeout)
 
 
 def _refusal(cause: ContractError | ItemBroken) -> SearchReply:

@@ -11,7 +11,8 @@ from pydantic_settings import SettingsConfigDict
 
 from agents.delivery.retry import Backoff
 from agents.delivery.window import WindowLimits
-from sightlog.settings import ENV_PREFIX, MAX_RECORD_BYTES, ClientSettings, Settings
+from models.settings import ModelSettings
+from sightlog.settings import ENV_PREFIX, MAX_RECORD_BYTES, Settings
 
 _MIB = 1024 * 1024
 
@@ -34,17 +35,20 @@ class IndexSettings(Settings):
     refresh_interval: str = Field(
         "1s", description="how often new documents become searchable; shorter makes more HNSW graphs to merge"
     )
+    model_change: Literal["refuse", "switch"] = Field(
+        "refuse",
+        description="what an indexer does at its start when the aliases point to the vectors of another model",
+    )
     gc_deletes: str = Field(
         "1h", description="how long a deletion is remembered; afterwards a stale write could bring the document back"
     )
 
 
-class AgentSettings(ClientSettings):
+class AgentSettings(ModelSettings):
     """What the vision, indexer and search workers need to know."""
 
     triton: str = Field("127.0.0.1:18001", description="gRPC endpoint of Triton, host:port")
     opensearch: str = Field("http://127.0.0.1:19200", description="URL of OpenSearch")
-    models: Path | None = Field(None, description="folder of a model manifest; the tiny models by default")
     index: IndexSettings = Field(default_factory=IndexSettings)
 
     allowed_folders: tuple[Path, ...] | None = Field(
@@ -59,7 +63,9 @@ class AgentSettings(ClientSettings):
     vision_unacked: int = Field(64, gt=0, description="events held un-acknowledged by a vision worker")
     vision_unacked_bytes: int = Field(64 * _MIB, gt=0, description="their values' bytes")
     vision_concurrency: int = Field(16, gt=0, description="images in inference at once; fills Triton's batches")
-    inference_timeout: float = Field(30.0, gt=0, description="seconds for one image in Triton, queueing included")
+    inference_timeout: float = Field(
+        120.0, gt=0, description="seconds for one image in Triton, queueing included; large models on CPU need them"
+    )
 
     indexer_unacked: int = Field(1024, gt=0)
     indexer_unacked_bytes: int = Field(64 * _MIB, gt=0)

@@ -26,10 +26,10 @@ from sightlog.events import ImageUploaded, parse_event
 
 def vision_app(settings: AgentSettings) -> faust.App:
     """The Faust app of the consumer group `sightlog-vision`."""
-    manifest = load_manifest(settings.models)
+    manifest = load_manifest(settings.model_folder)
 
     async def vision(stream: Stream[bytes]) -> None:
-        triton = TritonClient(settings.triton, concurrency=settings.vision_concurrency)
+        triton = TritonClient(settings.triton, manifest.digest, concurrency=settings.vision_concurrency)
         async with triton, new_outbox("vision", settings, linger_ms=5) as outbox:
             agent = Vision(settings, manifest, triton, outbox)
             await drain(stream.noack(), agent.see, settings.vision_window)

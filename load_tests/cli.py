@@ -9,25 +9,30 @@ import click
 import orjson
 from rich.console import Console
 
-_BENCHES = {"quality": "load_tests.quality", "stream": "load_tests.stream", "search": "load_tests.search"}
+_BENCHES = {name: f"load_tests.{name}" for name in ("quality", "stream", "search", "models", "parity")}
 
 
 @click.command()
 @click.argument("name", type=click.Choice(list(_BENCHES)))
-@click.option("--images", type=click.IntRange(min=1), help="How many images; each benchmark has its own default.")
+@click.option("--images", type=click.IntRange(min=1), help="How many images or rounds; each has its own default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
 def bench(name: str, images: int | None, as_json: bool) -> None:
     """Measure the stack that runs in the data folder; without one, start one and stop it afterwards.
+
+    `models` and `parity` need no stack.
 
     \b
     quality   R@1 and mAP of text queries over unseen scenes, through the topics
     stream    images/s from event to searchable beside the in-process ceiling, freshness, CPU an image
     search    latency of a search through the topics against the same search without them
+    models    milliseconds an image and a query of the models in use, against raw onnxruntime
+    parity    every preprocessing path against the NumPy reference, step by step, and the vectors that follow
 
     \b
     Examples:
       sightlog bench quality --json
       sightlog bench stream --images 1000
+      sightlog bench models --json
     """
     module = importlib.import_module(_BENCHES[name])
     arguments: dict[str, Any] = {} if images is None else {"count": images}

@@ -50,22 +50,23 @@ def measure(console: Console, count: int = 100, rounds: int = 500) -> dict[str, 
 
 
 async def _both_ways(settings: AgentSettings, rounds: int) -> tuple[list[float], list[float]]:
-    manifest = load_manifest(settings.models)
+    manifest = load_manifest(settings.model_folder)
     tokenizer = ClipTokenizer(manifest.clip.context_length)
     kinds = [f"a {p} {c} {s}" for p in PATTERNS for c in COLOURS for s in SHAPES]
     topic_ms, direct_ms = [], []
-    async with TritonClient(settings.triton) as triton, connect(settings.opensearch) as opensearch:
+    async with TritonClient(settings.triton, manifest.digest) as triton, connect(settings.opensearch) as opensearch:
         searcher = IndexSearcher(opensearch, settings.index, model_identity(manifest))
         with Client(settings) as client:
 
-            async def direct(request: SearchRequest) -> None:
-                vector = await triton.embed_text(tokenizer.encode([request.text])[0])
+            async def direct(text: str, request: SearchRequest) -> None:
+                vector = await triton.embed_text(tokenizer.encode([text])[0])
                 await searcher.search(request, vector, 10)
 
             for number in range(-_WARM_UP, rounds):
-                request = SearchRequest(text=kinds[number % len(kinds)], target="objects")
+                text = kinds[number % len(kinds)]
+                request = SearchRequest(text=text, target="objects")
                 started = time.perf_counter()
-                await direct(request)
+                await direct(text, request)
                 between = time.perf_counter()
                 client.search(request)
                 ended = time.perf_counter()

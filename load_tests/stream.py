@@ -29,7 +29,7 @@ def measure(console: Console, count: int = 900) -> dict[str, Any]:
     made = photos(count, STREAM_SEED, STREAM_SIZES)
     tag = f"bench-stream-{uuid.uuid4().hex[:8]}"
     with stack_for_bench(console) as (stack, settings):
-        pipeline = InProcessPipeline(load_manifest(settings.models), threads=1)
+        pipeline = InProcessPipeline(load_manifest(settings.model_folder), threads=1)
         try:
             # The virtual machines of Kafka and OpenSearch compile what is hot during the first few hundred images.
             publish_and_wait(console, settings, made[::_PART], f"{tag}-warm")

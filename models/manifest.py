@@ -162,7 +162,11 @@ def digest_of(
 
 def sha256_of(path: Path) -> str:
     """sha256 hex of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _without_names(spec: dict[str, Any]) -> dict[str, Any]:
@@ -171,8 +175,8 @@ def _without_names(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_document(document: dict[str, Any], folder: Path) -> ModelManifest:
-    clip = _spec(ClipSpec, document["clip"])
-    detector = _spec(DetectorSpec, document["detector"])
+    clip = spec_from(ClipSpec, document["clip"])
+    detector = spec_from(DetectorSpec, document["detector"])
     files = dict(document["files"])
     for file in (clip.image_onnx, clip.text_onnx, detector.onnx):
         if file not in files:
@@ -182,13 +186,14 @@ def _from_document(document: dict[str, Any], folder: Path) -> ModelManifest:
         digest=str(document["digest"]),
         clip=clip,
         detector=detector,
-        preprocessing=_spec(PreprocessingSpec, document["preprocessing"]),
+        preprocessing=spec_from(PreprocessingSpec, document["preprocessing"]),
         files=files,
         folder=folder,
     )
 
 
-def _spec(kind: type[_Spec], values: Mapping[str, Any]) -> _Spec:
+def spec_from(kind: type[_Spec], values: Mapping[str, Any]) -> _Spec:
+    """The dataclass from JSON values. Raises ValueError when fields are missing or unknown."""
     names = {field.name for field in fields(kind)}
     if set(values) != names:
         missing, unknown = sorted(names - set(values)), sorted(set(values) - names)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from sightlog.client import Client
-from sightlog.search import MAX_TEXT, Hit, SearchFilters, SearchReply, SearchRequest
+from sightlog.search import MAX_IMAGE, MAX_TEXT, Hit, SearchFilters, SearchReply, SearchRequest
 from sightlog.settings import ClientSettings
 
 _DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
 
 @click.command()
-@click.argument("text")
+@click.argument("text", required=False)
+@click.option(
+    "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Find what looks like this picture."
+)
 @click.option("--objects", is_flag=True, help="Find objects in images rather than images.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="How many hits at most.")
 @click.option("--class", "classes", multiple=True, help="Only with a detected object of this class; may be repeated.")
@@ -29,7 +33,8 @@ _DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 @click.option("--timeout", type=click.FloatRange(min=0.05), help="Seconds to wait for the reply.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reply as JSON.")
 def search(
-    text: str,
+    text: str | None,
+    image: Path | None,
     objects: bool,
     k: int,
     classes: tuple[str, ...],
@@ -42,18 +47,18 @@ def search(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Find images, or objects in images, that match TEXT.
+    """Find images, or objects in images, that match TEXT or look like a picture.
 
     \b
     Examples:
       sightlog search "a striped red circle"
       sightlog search "something dotted" --objects --class star --min-confidence 0.8
       sightlog search "a blue ring above a green cross" --tag demo --json
+      sightlog search --image holiday.jpg -k 5
     """
-    if not text.strip() or len(text) > MAX_TEXT:
-        raise click.BadParameter(f"give 1 to {MAX_TEXT} characters, not only blanks", param_hint="TEXT")
     request = SearchRequest(
-        text=text,
+        text=text if image is None else None,
+        image=_picture(image, text),
         target="objects" if objects else "images",
         k=k,
         filters=SearchFilters(
@@ -72,6 +77,21 @@ def search(
         click.echo(reply.model_dump_json(by_alias=True, exclude_none=True))
     else:
         show(reply, objects=objects, console=Console())
+
+
+def _picture(image: Path | None, text: str | None) -> bytes | None:
+    """The bytes of the query picture; complains unless there is exactly one question, of a size that can be asked."""
+    if (image is None) == (text is None):
+        raise click.UsageError("give TEXT or --image FILE, one of them")
+    if image is None:
+        if not (text or "").strip() or len(text or "") > MAX_TEXT:
+            raise click.BadParameter(f"give 1 to {MAX_TEXT} characters, not only blanks", param_hint="TEXT")
+        return None
+    size = image.stat().st_size
+    if not 0 < size <= MAX_IMAGE:
+        limit = f"{MAX_IMAGE // 1024**2} MiB"
+        raise click.BadParameter(f"{size} bytes; a query picture has 1 byte to {limit}", param_hint="--image")
+    return image.read_bytes()
 
 
 def show(reply: SearchReply, *, objects: bool, console: Console) -> None:

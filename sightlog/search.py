@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from sightlog.documents import Box
 from sightlog.errors import ContractError
 from sightlog.events import Headers, OutgoingHeaders
-from sightlog.fields import Contract, UtcTime
+from sightlog.fields import Base64Bytes, Contract, UtcTime
 
 REPLY_TOPIC = "kafka_replyTopic"
 REPLY_PARTITION = "kafka_replyPartition"
@@ -22,6 +22,8 @@ DEADLINE = "deadline"
 
 #: Characters of a query; the text tower reads far fewer.
 MAX_TEXT = 2000
+#: Bytes of a query picture: as base64, with the rest of the request, it fits into a record.
+MAX_IMAGE = 5 * 1024 * 1024
 
 
 class SearchFilters(Contract):
@@ -37,17 +39,24 @@ class SearchFilters(Contract):
 
 
 class SearchRequest(Contract):
-    """Find images, or objects in images, that match words."""
+    """Find images, or objects in images, that match words (`text`) or look like a picture (`image`): one of the two."""
 
-    text: str = Field(min_length=1, max_length=MAX_TEXT)
+    text: str | None = Field(None, min_length=1, max_length=MAX_TEXT)
+    image: Base64Bytes | None = Field(
+        None, description="an encoded picture of at most 5 MiB, seen exactly as an upload of it is"
+    )
     target: Literal["images", "objects"] = "images"
     k: int = Field(10, ge=1, le=1000)
     filters: SearchFilters = Field(default_factory=SearchFilters)
 
     @model_validator(mode="after")
-    def _words(self) -> SearchRequest:
-        if not self.text.strip():
+    def _one_question(self) -> SearchRequest:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("give text or image, one of them")
+        if self.text is not None and not self.text.strip():
             raise ValueError("text is blank")
+        if self.image is not None and not 0 < len(self.image) <= MAX_IMAGE:
+            raise ValueError(f"image has {len(self.image)} bytes; 1 to {MAX_IMAGE} are taken")
         return self
 
     @classmethod

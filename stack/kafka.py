@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -111,6 +111,23 @@ def ensure_topics(bootstrap: str, specs: Iterable[TopicSpec] = DEFAULT_TOPICS, t
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
     return [spec.name for spec in missing]
+
+
+def group_lag(bootstrap: str, group: str, topic: str, timeout_s: float = 15.0) -> int:
+    """Records of a topic that a consumer group has not committed yet; a partition without a commit counts in full.
+
+    Raises confluent_kafka.KafkaException.
+    """
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})  # never joins
+    try:
+        known = consumer.list_topics(topic, timeout_s).topics[topic].partitions
+        lag = 0
+        for at in consumer.committed([TopicPartition(topic, number) for number in known], timeout_s):
+            first, end = consumer.get_watermark_offsets(at, timeout_s)
+            lag += end - max(at.offset, first)  # without a commit the offset is negative
+        return lag
+    finally:
+        consumer.close()
 
 
 class Kafka:

@@ -39,6 +39,9 @@ class StackSettings(BaseSettings):
     opensearch_heap_mb: int = Field(512, ge=256)
     triton_shm_default_mb: int = Field(16, ge=1, description="Shared memory a Triton python stub starts with")
     triton_shm_growth_mb: int = Field(64, ge=1, description="Step by which a stub's shared memory grows")
+    models: Path | None = Field(
+        None, description="Folder of a model manifest; else what `sightlog models use` chose, else the tiny models"
+    )
     triton_repository: Path | None = Field(None, description="A built model repository; else one is generated")
     triton_ready_models: tuple[str, ...] = Field(("image_pipeline",), description="Models that must be ready")
 
@@ -52,12 +55,13 @@ class StackSettings(BaseSettings):
 
     def resolved(self) -> StackSettings:
         """The same with absolute folders, so that it means the same in another working directory."""
-        repository = self.triton_repository
+        repository, models = self.triton_repository, self.models
         return self.model_copy(
             update={
                 "data_dir": self.data_dir.expanduser().resolve(),
                 "cache_dir": self.cache_dir.expanduser().resolve(),
                 "triton_repository": repository and repository.expanduser().resolve(),
+                "models": models and models.expanduser().resolve(),
             }
         )
 

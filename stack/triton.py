@@ -97,11 +97,17 @@ class Triton:
             _copy_once(source, self._backends / "python" / relative)
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._settings.triton_repository is None:
+            from models.checks import check_manifest
             from models.manifest import load_manifest
+            from models.settings import chosen_folder
             from triton_repo.build import build_repository
 
+            manifest = load_manifest(chosen_folder(self._settings.data_dir, self._settings.models))
+            progress.message(f"models: {manifest.name} ({manifest.digest[:12]})")
+            # A wrong graph is told here, with its name; the server would only say that a model is not ready.
+            check_manifest(manifest)
             shutil.rmtree(self._repository, ignore_errors=True)
-            build_repository(load_manifest(), self._repository)
+            build_repository(manifest, self._repository)
 
     def launch(self) -> Launch:
         """Loopback only, own shared-memory prefix."""

@@ -44,8 +44,12 @@ class Worker:
             "SIGHTLOG_TRITON": self._endpoints.triton_grpc,
             "SIGHTLOG_OPENSEARCH": self._endpoints.opensearch,
             "SIGHTLOG_DATA_DIR": str(self._settings.data_dir),
+            # All workers of this stack run one model, which `sightlog models use` changes on purpose.
+            "SIGHTLOG_INDEX_MODEL_CHANGE": "switch",
             "PYTHONUNBUFFERED": "1",
         }
+        if self._settings.models is not None:
+            env["SIGHTLOG_MODELS"] = str(self._settings.models)
         command = (sys.executable, "-m", "sightlog", "worker", self._worker)
         return Launch(command, env, self._settings.data_dir / "workers" / self._worker)
 

@@ -10,7 +10,6 @@ from triton_repo import contract
 from triton_repo.configs import Ensemble, PythonModel, ServingSettings, pipeline_models, to_text
 
 SOURCES = Path(__file__).parent
-VERSION = "1"
 
 
 def build_repository(manifest: ModelManifest, target: Path, settings: ServingSettings | None = None) -> Path:
@@ -25,20 +24,21 @@ def build_repository(manifest: ModelManifest, target: Path, settings: ServingSet
         contract.CLIP_IMAGE: manifest.clip.image_onnx,
         contract.CLIP_TEXT: manifest.clip.text_onnx,
     }
+    version = str(contract.serving_version(manifest.digest))
     for model in pipeline_models(manifest, settings or ServingSettings()):
         folder = target / model.name
         if folder.exists():
             shutil.rmtree(folder)
-        (folder / VERSION).mkdir(parents=True)  # an ensemble needs the empty version folder too
+        (folder / version).mkdir(parents=True)  # an ensemble needs the empty version folder too
         (folder / "config.pbtxt").write_text(to_text(model.to_protobuf()), encoding="utf-8")
-        _fill_version(model, folder / VERSION, manifest, weights.get(model.name))
+        _fill_version(model, folder / version, manifest, weights.get(model.name))
     return target
 
 
 def _fill_version(model: PythonModel | Ensemble, folder: Path, manifest: ModelManifest, weights: str | None) -> None:
     if isinstance(model, Ensemble):
         return
-    shutil.copyfile(SOURCES / model.name / VERSION / "model.py", folder / "model.py")
+    shutil.copyfile(SOURCES / model.name / "1" / "model.py", folder / "model.py")
     shutil.copyfile(manifest.folder / MANIFEST_FILE, folder / MANIFEST_FILE)
     if weights is not None:
         # Not a link: weights that are exported again would change under a server that is running or restarts.

@@ -115,6 +115,7 @@ class EnsembleStep:
     """One model of an ensemble; the maps go from the model's tensor name to the ensemble's."""
 
     model: str
+    version: int
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
 
@@ -141,7 +142,7 @@ class Ensemble:
                 step=[
                     pb.ModelEnsembling.Step(
                         model_name=step.model,
-                        model_version=-1,
+                        model_version=step.version,
                         input_map=dict(step.inputs),
                         output_map=dict(step.outputs),
                     )
@@ -185,6 +186,11 @@ def pipeline_models(manifest: ModelManifest, settings: ServingSettings) -> list[
     limit = QueueLimit(settings.max_queue_size, settings.queue_timeout_ms)
     threads = {"model_threads": settings.model_threads}
 
+    def step(model: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> EnsembleStep:
+        """A step whose tensors keep their names."""
+        version = contract.serving_version(manifest.digest)
+        return EnsembleStep(model, version, {t.name: t.name for t in inputs}, {t.name: t.name for t in outputs})
+
     def model(name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], **rest: Any) -> PythonModel:
         given: dict[str, Any] = {
             "max_batch_size": batch,
@@ -221,14 +227,9 @@ def pipeline_models(manifest: ModelManifest, settings: ServingSettings) -> list[
             (*results, size),
             batch,
             (
-                _step(contract.PREPROCESS, (image,), prepared),
-                _step(contract.DETECTOR, (letterboxed,), found),
-                _step(contract.BOX_EMBEDDER, embedded, results),
+                step(contract.PREPROCESS, (image,), prepared),
+                step(contract.DETECTOR, (letterboxed,), found),
+                step(contract.BOX_EMBEDDER, embedded, results),
             ),
         ),
     ]
-
-
-def _step(model: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> EnsembleStep:
-    """A step whose tensors keep their names."""
-    return EnsembleStep(model, {t.name: t.name for t in inputs}, {t.name: t.name for t in outputs})

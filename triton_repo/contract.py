@@ -77,6 +77,15 @@ class ImageInference:
     object_embeddings: Float32
 
 
+def serving_version(digest: str) -> int:
+    """The version under which every model of a manifest is served: 48 bits of its digest, at least 1.
+
+    Triton answers a request that names a version with that version or not at all, so a caller that sends it is never
+    answered by other models.
+    """
+    return max(1, int(digest[:12], 16))
+
+
 def refused_item_code(message: str) -> tuple[str, str] | None:
     """Split `<code>: <text>` of a refused picture; None where an INVALID_ARGUMENT blames something else.
 

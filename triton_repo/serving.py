@@ -81,6 +81,7 @@ class BoxEmbedderModel(ServedModel):
         )
         tower = pb.InferenceRequest(
             model_name=contract.CLIP_IMAGE,
+            model_version=contract.serving_version(self.manifest.digest),
             requested_output_names=[contract.EMBEDDING],
             inputs=[pb.Tensor(contract.CROPS, views)],
             preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),

@@ -50,28 +50,44 @@ def translated_failures(what: str) -> Iterator[None]:
 
 
 async def ensure_indices(client: AsyncOpenSearch, settings: IndexSettings, model: ModelIdentity) -> None:
-    """Create both indices and their aliases where they are missing.
+    """Create both indices of the model where they are missing, and let their aliases point to them.
 
-    Raises ConfigurationError when an alias holds vectors of another model, DependencyDown when OpenSearch does not
-    answer. Several workers may do this at once.
+    An alias that points to another model's index moves only if the settings say `model_change=switch`; the other index
+    stays as it is. Raises ConfigurationError when it must not move, DependencyDown when OpenSearch does not answer.
+    Several workers may do this at once.
     """
-    bodies = {
+    for alias, body in {
         settings.images: images_index(settings, model),
         settings.objects: objects_index(settings, model),
-    }
-    for alias, body in bodies.items():
+    }.items():
         if fields := missing_engine(body):
             raise ConfigurationError(f"index {alias}: vector fields without a named engine: {', '.join(fields)}")
+        name = index_name(alias, model)
         with translated_failures(f"create {alias}"):
-            if not await client.indices.exists_alias(name=alias):
-                body = {**body, "aliases": {alias: {"is_write_index": True}}}
+            others = await _others_behind(client, alias, name)
+            if others and settings.model_change == "refuse":
+                break  # check_model says it
+            if not await client.indices.exists(index=name):
                 try:
-                    await client.indices.create(index=index_name(alias, model), body=body)
-                    log.info("created index %s", index_name(alias, model))
+                    await client.indices.create(index=name, body=body)
+                    log.info("created index %s", name)
                 except TransportError as error:
                     if error.error != "resource_already_exists_exception":
                         raise
+            changes: list[dict[str, Any]] = [{"remove": {"index": other, "alias": alias}} for other in others]
+            changes.append({"add": {"index": name, "alias": alias, "is_write_index": True}})
+            await client.indices.update_aliases(body={"actions": changes})
+            if others:
+                log.warning("%s now means %s; %s stays as it is", alias, name, ", ".join(others))
     await check_model(client, settings, model)
+
+
+async def _others_behind(client: AsyncOpenSearch, alias: str, name: str) -> list[str]:
+    """The indices that an alias points to, without `name`."""
+    try:
+        return [index for index in await client.indices.get_alias(name=alias) if index != name]
+    except NotFoundError:
+        return []
 
 
 async def check_model(client: AsyncOpenSearch, settings: IndexSettings, model: ModelIdentity) -> None:
@@ -90,6 +106,6 @@ async def check_model(client: AsyncOpenSearch, settings: IndexSettings, model: M
             if meta.get("model_digest") != model.digest:
                 raise ConfigurationError(
                     f"index {index} holds vectors of model {meta.get('model_name')} ({meta.get('model_digest')}), this "
-                    f"worker runs {model.name} ({model.digest}); use that model, or another SIGHTLOG_INDEX_IMAGES and "
-                    "SIGHTLOG_INDEX_OBJECTS"
+                    f"worker runs {model.name} ({model.digest}); use that model, another SIGHTLOG_INDEX_IMAGES and "
+                    "SIGHTLOG_INDEX_OBJECTS, or an indexer with SIGHTLOG_INDEX_MODEL_CHANGE=switch"
                 )

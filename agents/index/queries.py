@@ -9,8 +9,8 @@ from opensearchpy import AsyncOpenSearch
 from opensearchpy.exceptions import NotFoundError
 
 from agents.delivery.failures import DependencyDown
-from agents.index.connection import translated_failures
-from agents.index.mappings import ModelIdentity, confidence_field
+from agents.index.connection import check_model, translated_failures
+from agents.index.mappings import ModelIdentity, confidence_field, index_name
 from agents.settings import IndexSettings
 from sightlog.errors import ContractError
 from sightlog.fields import FloatArray
@@ -28,7 +28,9 @@ class IndexSearcher:
     async def search(self, request: SearchRequest, vector: FloatArray, timeout: float) -> tuple[Hit, ...]:
         """The `k` nearest images or objects that fulfil the filters, by falling score.
 
-        `vector`: float32 [dim]. Raises ContractError `unknown_class`, DependencyDown.
+        `vector`: float32 [dim] of this searcher's model; the index of that model is asked by its name, so a query never
+        meets vectors of another one. Raises ContractError `unknown_class`, ConfigurationError when only another model
+        has indices, DependencyDown.
         """
         filters = self.filter_clauses(request.target, request.filters)
         knn: dict[str, Any] = {
@@ -49,7 +51,7 @@ class IndexSearcher:
         try:
             with translated_failures("search"):
                 found = await self._client.search(
-                    index=alias,
+                    index=index_name(alias, self._model),
                     body=body,
                     params={
                         "filter_path": "hits.hits._id,hits.hits._score,hits.hits._source",
@@ -57,7 +59,8 @@ class IndexSearcher:
                     },
                 )
         except NotFoundError:
-            raise DependencyDown(f"OpenSearch: index {alias} does not exist; an indexer creates it") from None
+            await check_model(self._client, self._settings, self._model)
+            raise DependencyDown(f"OpenSearch: no {alias} of model {self._model.name}; an indexer creates it") from None
         return tuple(_hit(request.target, entry) for entry in found.get("hits", {}).get("hits", ()))
 
     def filter_clauses(self, target: str, filters: SearchFilters) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from opensearchpy import AsyncOpenSearch
 from agents.delivery.failures import DependencyDown, ItemBroken
 from agents.index.connection import translated_failures
 from agents.index.documents import image_document, object_documents
-from agents.index.mappings import ModelIdentity
+from agents.index.mappings import ModelIdentity, index_name
 from agents.settings import IndexSettings
 from sightlog.documents import EmbeddingDocument, object_id
 
@@ -67,7 +67,8 @@ class IndexWriter:
 
     def __init__(self, client: AsyncOpenSearch, settings: IndexSettings, model: ModelIdentity) -> None:
         self._client = client
-        self._settings = settings
+        # Of this model by name: an alias may be moved to another model's index while this process lives.
+        self._images, self._objects = (index_name(alias, model) for alias in (settings.images, settings.objects))
         self._model = model
         self._in_flight = _KeyedLocks()
 
@@ -132,7 +133,7 @@ class IndexWriter:
     async def _stored(self, image_ids: list[str]) -> dict[str, dict[str, int]]:
         with translated_failures("read versions"):
             found = await self._client.mget(
-                index=self._settings.images,
+                index=self._images,
                 body={"ids": image_ids},
                 params={"_source_includes": "version,object_count"},
             )
@@ -143,15 +144,15 @@ class IndexWriter:
 
     def _writes(self, document: EmbeddingDocument) -> list[_Action]:
         actions = [
-            _Action(document, "index", self._settings.objects, object_id(document.image_id, source["ordinal"]), source)
+            _Action(document, "index", self._objects, object_id(document.image_id, source["ordinal"]), source)
             for source in object_documents(document)
         ]
         image = image_document(document)
-        return [*actions, _Action(document, "index", self._settings.images, document.image_id, image)]
+        return [*actions, _Action(document, "index", self._images, document.image_id, image)]
 
     def _object_deletes(self, document: EmbeddingDocument, start: int, stop: int) -> list[_Action]:
         return [
-            _Action(document, "delete", self._settings.objects, object_id(document.image_id, ordinal))
+            _Action(document, "delete", self._objects, object_id(document.image_id, ordinal))
             for ordinal in range(start, stop)
         ]
 
@@ -184,7 +185,7 @@ class IndexWriter:
             status, image_id = item["status"], action.document.image_id
             if status == 429 or status >= 500 or (status == 404 and action.verb == "index"):
                 raise DependencyDown(f"OpenSearch (bulk): {status} {item['error'].get('type')}")
-            if status == 409 and action.index == self._settings.images:
+            if status == 409 and action.index == self._images:
                 outcomes[image_id] = Written(superseded=True)
             elif status >= 400 and status not in (404, 409):
                 reason = f"{item['error'].get('type')}: {item['error'].get('reason')}"

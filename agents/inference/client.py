@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from agents.delivery.failures import DependencyDown, ItemBroken
 from agents.inference.results import ImageInference, image_inference_of, tensors_of
 from triton_repo import contract
-from triton_repo.contract import refused_item_code
+from triton_repo.contract import refused_item_code, serving_version
 
 #: Requests on their way at once: enough to fill the dynamic batches (8) of every step, little enough to bound memory.
 DEFAULT_CONCURRENCY = 32
@@ -45,13 +45,16 @@ class TritonClient:
     should: unreachable, stopping, overloaded, too slow, a dead model process, models that are not ours.
     """
 
-    def __init__(self, url: str, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+    def __init__(self, url: str, digest: str | None = None, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
+        """`digest`: of the manifest whose models must answer; None lets any answer."""
         self._url = url
+        self._version = str(serving_version(digest)) if digest else ""
         self._slots = asyncio.Semaphore(concurrency)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._image_request = service_pb2.ModelInferRequest(
             model_name=contract.IMAGE_PIPELINE,
+            model_version=self._version,
             inputs=[_input(contract.IMAGE, "BYTES", (1, 1))],
             outputs=[_output(name) for name in _IMAGE_OUTPUTS],
         )
@@ -80,7 +83,8 @@ class TritonClient:
         """Whether the models are loaded. A model process that died later still counts as loaded: use `check`."""
         for name in (contract.IMAGE_PIPELINE, contract.CLIP_TEXT):
             try:
-                reply = await self._connected().ModelReady(service_pb2.ModelReadyRequest(name=name), timeout=timeout)
+                asked = service_pb2.ModelReadyRequest(name=name, version=self._version)
+                reply = await self._connected().ModelReady(asked, timeout=timeout)
             except grpc.aio.AioRpcError:
                 return False
             if not reply.ready:
@@ -111,6 +115,7 @@ class TritonClient:
         batch = rows[None] if rows.ndim == item_dims else rows
         request = service_pb2.ModelInferRequest(
             model_name=model,
+            model_version=self._version,
             inputs=[_input(name, datatype, batch.shape)],
             outputs=[_output(contract.EMBEDDING)],
             raw_input_contents=[np.ascontiguousarray(batch).tobytes()],
@@ -143,6 +148,11 @@ class TritonClient:
             return DependencyDown(
                 f"Triton at {self._url} refuses requests to {model} ({details}); "
                 "its model repository is not the one of this release: build it again"
+            )
+        if status is grpc.StatusCode.NOT_FOUND:
+            return DependencyDown(
+                f"Triton at {self._url} serves other models than this process was started with ({details}); "
+                "build its repository from the same models: `sightlog models show` tells which they are"
             )
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DependencyDown(

@@ -16,6 +16,7 @@ from models.photos import photos
 from sightlog.client import Client
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt
+from sightlog.errors import SearchFailed
 from sightlog.events import new_upload
 from sightlog.follow import Follower, Outcome
 from sightlog.ingest import file_upload
@@ -55,6 +56,25 @@ def test_every_kind_of_picture_becomes_searchable(settings: AgentSettings, clien
     said = outcomes_of(settings, {name: (data, BINARY) for name, data in pictures.items()})
     dead = {name: only(o) for name, o in said.items() if not isinstance(only(o), IndexReceipt)}
     assert dead == {}
+
+
+def test_an_indexed_picture_finds_itself_first(settings: AgentSettings, client: Client) -> None:
+    tag = uuid.uuid4().hex
+    made = {f"{tag}-{number}": photo for number, photo in enumerate(photos(12, 21, [(800, 600), (2400, 1800)]))}
+    with Follower(settings) as follower:
+        for image_id, photo in made.items():
+            client.publish_async(new_upload(photo.jpeg, source="/test", tags=(tag,)), key=image_id)
+        client.flush()
+        assert {type(outcome) for _id, outcome in follower.outcomes(made)} == {IndexReceipt}
+    for image_id, photo in made.items():
+        reply = client.search(SearchRequest(image=photo.jpeg, k=3, filters=SearchFilters(tags=(tag,))), timeout=30)
+        assert reply.hits[0].image_id == image_id
+        assert reply.hits[0].cosine == pytest.approx(1, abs=1e-4)
+
+
+def test_a_query_picture_that_cannot_be_seen_is_told_so(client: Client) -> None:
+    with pytest.raises(SearchFailed, match="undecodable"):
+        client.search(SearchRequest(image=truncated_jpeg()), timeout=30)
 
 
 def test_each_broken_event_is_one_dead_letter_and_its_neighbours_are_indexed(settings: AgentSettings) -> None:

@@ -61,8 +61,8 @@ def triton(manifest: ModelManifest, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-async def client(triton: LocalStack) -> AsyncIterator[TritonClient]:
-    async with TritonClient(triton.endpoints().triton_grpc) as made:
+async def client(triton: LocalStack, manifest: ModelManifest) -> AsyncIterator[TritonClient]:
+    async with TritonClient(triton.endpoints().triton_grpc, manifest.digest) as made:
         yield made
 
 
@@ -106,6 +106,15 @@ async def test_the_committed_models_agree_with_one_process_on_generated_scenes(s
     for result, scene in zip(found, scenes, strict=True):
         assert_alike(result, truth.infer(scene))
     assert sum(len(result.boxes) for result in found) > 0
+
+
+async def test_other_models_than_the_callers_never_answer(triton: LocalStack, bright: bytes) -> None:
+    async with TritonClient(triton.endpoints().triton_grpc, load_manifest().digest) as client:
+        assert not await client.ready()
+        with pytest.raises(DependencyDown, match="serves other models"):
+            await client.infer_image(bright)
+        with pytest.raises(DependencyDown, match="serves other models"):
+            await client.embed_text(ClipTokenizer().encode(["a query"])[0])
 
 
 async def test_a_picture_without_objects_gives_empty_arrays(client: TritonClient, dark: bytes) -> None:
@@ -212,7 +221,7 @@ async def test_a_dead_model_process_is_no_fault_of_the_picture_and_heals(triton:
 
 def _stub_of(server: int, model: str) -> psutil.Process:
     for child in psutil.Process(server).children(recursive=True):
-        if any(f"/{model}/1/model.py" in argument for argument in child.cmdline()):
+        if any(f"/{model}/" in argument and argument.endswith("/model.py") for argument in child.cmdline()):
             return child
     raise AssertionError(f"no process serves {model}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agents.index.connection import connect, ensure_indices
-from agents.index.mappings import ModelIdentity
+from agents.index.mappings import ModelIdentity, index_name
 from agents.settings import AgentSettings, IndexSettings
 from sightlog.errors import ConfigurationError
 from tests.index_behaviours import BEHAVIOURS, Behaviour
@@ -32,6 +32,18 @@ async def test_indices_of_another_model_are_refused(opensearch: Any) -> None:
     other = ModelIdentity("other", "b" * 64, 8, MODEL.classes)
     with pytest.raises(ConfigurationError, match="holds vectors of model tiny"):
         await ensure_indices(opensearch, INDEX, other)
+
+
+async def test_a_switch_moves_the_aliases_and_back(opensearch: Any) -> None:
+    index = IndexSettings(images="switched-images", objects="switched-objects", model_change="switch")
+    other = ModelIdentity("other", "b" * 64, 16, MODEL.classes)
+    await ensure_indices(opensearch, index, MODEL)
+    for model in (other, other, MODEL):
+        await ensure_indices(opensearch, index, model)
+        ((name, body),) = (await opensearch.indices.get_mapping(index=index.images)).items()
+        assert name == index_name(index.images, model)
+        assert body["mappings"]["properties"]["vector"]["dimension"] == model.dim
+    assert await opensearch.indices.exists(index=index_name(index.images, other))
 
 
 async def test_indices_are_hnsw_with_cosine_and_the_settings(opensearch: Any) -> None:

@@ -55,7 +55,7 @@ class FakeOpenSearch:
         hits = [
             {"_id": id_, "_source": stored.source}
             for (of, id_), stored in self.documents.items()
-            if of == index and stored.source is not None and stored.source[name] == wanted
+            if index in (of, of.rpartition("-")[0]) and stored.source is not None and stored.source[name] == wanted
         ]
         return {"hits": {"hits": hits[: body["size"]]}}
 

@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agents.settings import AgentSettings
+from models.cli import _COMMANDS as MODELS
 from sightlog import cli as module
 from sightlog.cli import cli, main
 from sightlog.errors import NoReply
+from sightlog.lazy_group import Lazy
 from sightlog.search import Hit, SearchReply, SearchRequest
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +42,7 @@ def test_help_names_every_command_without_importing_any(monkeypatch: pytest.Monk
     def refuse(name: str) -> Any:
         raise AssertionError(f"{name} is imported for the help")
 
-    monkeypatch.setattr("sightlog.cli.importlib.import_module", refuse)
+    monkeypatch.setattr("sightlog.lazy_group.importlib.import_module", refuse)
     for flag in ("--help", "-h"):
         result = run(flag)
         assert result.exit_code == 0
@@ -48,18 +50,17 @@ def test_help_names_every_command_without_importing_any(monkeypatch: pytest.Monk
             assert re.search(rf"^  {name}\s+\S", result.output, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["ingest", "search", "worker", "config"])
+@pytest.mark.parametrize("name", ["ingest", "search", "worker", "config", "models", *(f"models {n}" for n in MODELS)])
 def test_every_command_has_help_with_examples(name: str) -> None:
-    result = run(name, "--help")
+    result = run(*name.split(), "--help")
     assert result.exit_code == 0
     assert f"sightlog {name}" in result.output
     assert "Examples:" in result.output
 
 
-@pytest.mark.parametrize("name", module._COMMANDS)
-def test_every_command_is_where_the_root_says(name: str) -> None:
-    target = module._COMMANDS[name][0].split(":")[0]
-    assert importlib.util.find_spec(target) is not None
+@pytest.mark.parametrize("command", [*module._COMMANDS.values(), *MODELS.values()], ids=lambda one: one.target)
+def test_every_command_is_where_its_group_says(command: Lazy) -> None:
+    assert importlib.util.find_spec(command.target.split(":")[0]) is not None
 
 
 def test_unknown_command_is_a_usage_error() -> None:
@@ -74,7 +75,7 @@ def test_missing_library_is_one_line_that_says_what_to_install(
     def missing(target: str) -> Any:
         raise ModuleNotFoundError("No module named 'faust'", name="faust")
 
-    monkeypatch.setattr("sightlog.cli.importlib.import_module", missing)
+    monkeypatch.setattr("sightlog.lazy_group.importlib.import_module", missing)
     status, told = run_as_a_person_does(monkeypatch, capsys, name)
     assert status == 1
     assert re.fullmatch(rf"Error: `sightlog {name}` needs faust: pip install 'sightlog(\[\w+\])?'\n", told)
@@ -93,7 +94,7 @@ def test_library_that_is_missing_once_the_command_runs_is_one_line_too(
 def test_every_extra_that_is_recommended_exists() -> None:
     tomllib = pytest.importorskip("tomllib", reason="new in Python 3.11")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {extra for _target, _help, extra in module._COMMANDS.values()} <= {*extras, ""}
+    assert {extra for _target, _help, extra in [*module._COMMANDS.values(), *MODELS.values()]} <= {*extras, ""}
 
 
 def test_config_as_json_is_all_settings() -> None:

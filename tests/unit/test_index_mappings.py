@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from opensearchpy.exceptions import NotFoundError
 
 from agents.delivery.failures import DependencyDown
 from agents.index.connection import check_model, ensure_indices
@@ -83,25 +84,35 @@ def test_absent_facts_are_left_out() -> None:
 
 
 class Indices:
-    """The part of a client that creates and reads indices."""
+    """The part of a client that creates indices, moves aliases and reads mappings."""
 
-    def __init__(self, mappings: dict[str, dict[str, Any]] | None = None) -> None:
+    def __init__(self) -> None:
         self.indices = self
-        self.mappings = mappings or {}
+        self.mappings: dict[str, dict[str, Any]] = {}
+        self.aliases: dict[str, set[str]] = {}
 
-    async def exists_alias(self, name: str) -> bool:
-        return name in self.mappings
+    async def exists(self, index: str) -> bool:
+        return index in self.mappings
 
     async def create(self, index: str, body: dict[str, Any]) -> None:
-        (alias,) = body["aliases"]
-        self.mappings[alias] = {index: {"mappings": body["mappings"]}}
+        self.mappings[index] = {"mappings": body["mappings"]}
+
+    async def get_alias(self, name: str) -> dict[str, Any]:
+        if not self.aliases.get(name):
+            raise NotFoundError(404, "alias_missing", {})
+        return {index: {} for index in self.aliases[name]}
+
+    async def update_aliases(self, body: dict[str, Any]) -> None:
+        for action in body["actions"]:
+            ((verb, at),) = action.items()
+            held = self.aliases.setdefault(at["alias"], set())
+            (held.add if verb == "add" else held.remove)(at["index"])
 
     async def get_mapping(self, index: str) -> dict[str, Any]:
-        from opensearchpy.exceptions import NotFoundError
+        return {name: self.mappings[name] for name in await self.get_alias(index)}
 
-        if index not in self.mappings:
-            raise NotFoundError(404, "index_not_found_exception", {})
-        return self.mappings[index]
+
+OTHER = ModelIdentity("large", "b" * 64, 6, MODEL.classes)
 
 
 async def test_missing_indices_are_created_behind_their_aliases() -> None:
@@ -109,15 +120,27 @@ async def test_missing_indices_are_created_behind_their_aliases() -> None:
     with pytest.raises(DependencyDown, match="does not exist yet"):
         await check_model(client, SETTINGS, MODEL)
     await ensure_indices(client, SETTINGS, MODEL)
-    assert list(client.mappings["images"]) == [index_name("images", MODEL)] == ["images-aaaaaaaaaaaa"]
+    assert client.aliases["images"] == {index_name("images", MODEL)} == {"images-aaaaaaaaaaaa"}
     await ensure_indices(client, SETTINGS, MODEL)
 
 
 async def test_indices_of_another_model_are_refused() -> None:
     client: Any = Indices()
     await ensure_indices(client, SETTINGS, MODEL)
-    other = ModelIdentity("large", "b" * 64, 4, MODEL.classes)
     with pytest.raises(
-        ConfigurationError, match=r"images-aaaaaaaaaaaa holds vectors of model tiny.*SIGHTLOG_INDEX_IMAGES"
+        ConfigurationError, match=r"images-aaaaaaaaaaaa holds vectors of model tiny.*SIGHTLOG_INDEX_MODEL_CHANGE"
     ):
-        await ensure_indices(client, SETTINGS, other)
+        await ensure_indices(client, SETTINGS, OTHER)
+    assert list(client.mappings) == ["images-aaaaaaaaaaaa", "objects-aaaaaaaaaaaa"]
+
+
+async def test_a_switch_moves_the_aliases_and_keeps_the_other_models_indices() -> None:
+    client: Any = Indices()
+    switching = SETTINGS.model_copy(update={"model_change": "switch"})
+    await ensure_indices(client, SETTINGS, MODEL)
+    await ensure_indices(client, switching, OTHER)
+    assert client.aliases == {"images": {"images-bbbbbbbbbbbb"}, "objects": {"objects-bbbbbbbbbbbb"}}
+    assert client.mappings["images-bbbbbbbbbbbb"]["mappings"]["properties"]["vector"]["dimension"] == OTHER.dim
+    await ensure_indices(client, switching, MODEL)
+    assert client.aliases["images"] == {"images-aaaaaaaaaaaa"}
+    assert len(client.mappings) == 4

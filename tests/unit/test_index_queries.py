@@ -27,6 +27,13 @@ class OneAnswer:
         self.answer = answer
         self.asked: dict[str, Any] = {}
 
+    @property
+    def indices(self) -> Any:
+        return self
+
+    async def get_mapping(self, index: str) -> dict[str, Any]:
+        raise NotFoundError(404, "index_not_found_exception", {})
+
     async def search(self, **asked: Any) -> dict[str, Any]:
         self.asked = asked
         if isinstance(self.answer, Exception):
@@ -106,7 +113,7 @@ async def test_filters_are_inside_the_nearest_neighbour_search() -> None:
     await made.search(SearchRequest(text="x", k=7, filters=SearchFilters(tags=("a",))), VECTOR, 1.5)
     asked = made._client.asked  # type: ignore[attr-defined]
     knn = asked["body"]["query"]["knn"]["vector"]
-    assert (asked["index"], asked["body"]["size"], knn["k"]) == ("pictures", 7, 7)
+    assert (asked["index"], asked["body"]["size"], knn["k"]) == ("pictures-aaaaaaaaaaaa", 7, 7)
     assert knn["filter"] == {"bool": {"filter": [{"term": {"tags": "a"}}]}}
     assert asked["params"]["request_timeout"] == 1.5
     assert set(asked["body"]["query"]) == {"knn"}
@@ -117,7 +124,7 @@ async def test_beam_is_always_sent_and_holds_all_hits(k: int, beam: int) -> None
     made = searcher()
     await made.search(SearchRequest(text="x", k=k, target="objects"), VECTOR, 1)
     asked = made._client.asked  # type: ignore[attr-defined]
-    assert asked["index"] == "things"
+    assert asked["index"] == "things-aaaaaaaaaaaa"
     assert asked["body"]["query"]["knn"]["vector"]["method_parameters"] == {"ef_search": beam}
 
 

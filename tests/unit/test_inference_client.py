@@ -94,6 +94,15 @@ async def test_a_picture_travels_as_one_length_prefixed_bytes_element(triton: Fa
     assert list(request.raw_input_contents) == [b"\x06\0\0\0\xff\xd8jpeg"]
 
 
+async def test_only_the_models_of_the_digest_may_answer(triton: FakeTriton) -> None:
+    async with TritonClient(triton.url, "00000000000c" + "f" * 52) as client:
+        await client.infer_image(b"x")
+        triton.answer = failing(grpc.StatusCode.NOT_FOUND, "version 12 is not found")
+        with pytest.raises(DependencyDown, match="serves other models"):
+            await client.embed_text(np.zeros(3, np.int64))
+    assert [request.model_version for request in triton.asked] == ["12", "12"]
+
+
 async def test_triton_is_told_when_the_caller_gives_up(triton: FakeTriton, client: TritonClient) -> None:
     await client.infer_image(b"x", timeout=7)
     assert triton.asked[0].parameters["timeout"].int64_param == 7_000_000

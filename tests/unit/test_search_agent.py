@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,14 @@ class FakeTriton:
         self.failures = list(failures)
         self.always: Exception | None = None
         self.calls: list[tuple[Any, float]] = []
+        self.pictures: list[bytes] = []
+        self.seen = np.ones(MANIFEST.clip.dim, np.float32)
+
+    async def infer_image(self, data: bytes, timeout: float) -> Any:
+        self.pictures.append(data)
+        if self.failures:
+            raise self.failures.pop(0)
+        return SimpleNamespace(embedding=self.seen)
 
     async def embed_text(self, tokens: Any, timeout: float) -> Any:
         self.calls.append((tokens, timeout))
@@ -233,11 +242,31 @@ async def test_missing_index_is_waited_for() -> None:
     assert bench.reply.hits
 
 
-async def test_index_of_another_model_is_refused() -> None:
+async def test_indices_of_another_model_are_refused() -> None:
     bench = Bench(opensearch=FakeOpenSearch("b" * 64))
+    bench.opensearch.failures = [NotFoundError(404, "index_not_found_exception", {})]
     await bench.ask()
     assert bench.error() == "model_mismatch"
-    assert bench.opensearch.searches == []
+
+
+async def test_only_the_index_of_its_own_model_is_asked() -> None:
+    bench = Bench()
+    await bench.ask()
+    assert [asked["index"] for asked in bench.opensearch.searches] == [f"images-{MANIFEST.digest[:12]}"]
+
+
+async def test_a_picture_is_seen_as_an_upload_is() -> None:
+    bench = Bench()
+    await bench.ask(SearchRequest(image=b"\xff\xd8jpeg").to_kafka())
+    assert bench.triton.pictures == [b"\xff\xd8jpeg"]
+    assert bench.opensearch.searches[0]["body"]["query"]["knn"]["vector"]["vector"] is bench.triton.seen
+    assert bench.reply.hits
+
+
+async def test_a_picture_that_cannot_be_seen_is_told_so() -> None:
+    bench = Bench(FakeTriton(ItemBroken("undecodable", "cut off")))
+    await bench.ask(SearchRequest(image=b"\xff\xd8").to_kafka())
+    assert bench.error() == "undecodable"
 
 
 async def test_text_that_triton_refuses_is_told_so() -> None:

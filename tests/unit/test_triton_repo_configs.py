@@ -88,6 +88,18 @@ def test_steps_agree_with_the_models_they_run(manifest: ModelManifest) -> None:
         assert set(step.output_map) == set(dims(model.output))
 
 
+def test_the_version_is_the_start_of_the_digest_and_never_the_zero_that_triton_does_not_serve() -> None:
+    assert contract.serving_version("00000000002a" + "f" * 52) == 42
+    assert contract.serving_version("0" * 64) == 1
+    assert contract.serving_version("f" * 64) == 2**48 - 1
+
+
+def test_the_ensemble_runs_no_models_but_those_of_its_manifest(manifest: ModelManifest) -> None:
+    other = dataclasses.replace(manifest, digest="00000000002a" + "0" * 52)
+    steps = configs_of(other)["image_pipeline"].ensemble_scheduling.step
+    assert [step.model_version for step in steps] == [42, 42, 42]
+
+
 def test_pixels_travel_as_bytes_and_originals_may_differ_in_size(manifest: ModelManifest) -> None:
     inputs = {t.name: t for t in configs_of(manifest)["box_embedder"].input}
     assert inputs["original"].allow_ragged_batch
@@ -133,12 +145,13 @@ def test_a_repository_is_complete_in_itself_and_can_be_built_again(manifest: Mod
         build_repository(manifest, tmp_path / "repository")
     found = {str(p.relative_to(tmp_path / "repository")) for p in (tmp_path / "repository").rglob("*") if p.is_file()}
     models = {"preprocess", "detector", "box_embedder", "clip_image", "clip_text"}
-    weights = {"detector/1/detector.onnx", "clip_image/1/clip_image.onnx", "clip_text/1/clip_text.onnx"}
+    version = contract.serving_version(manifest.digest)
+    weights = {f"{name}/{version}/{name}.onnx" for name in ("detector", "clip_image", "clip_text")}
     expected = {f"{name}/config.pbtxt" for name in models | {"image_pipeline"}} | weights
-    expected |= {f"{name}/1/{file}" for name in models for file in ("model.py", "manifest.json")}
+    expected |= {f"{name}/{version}/{file}" for name in models for file in ("model.py", "manifest.json")}
     assert found == expected
-    assert (tmp_path / "repository/image_pipeline/1").is_dir()
-    assert load_manifest(tmp_path / "repository/detector/1").digest == manifest.digest
+    assert (tmp_path / f"repository/image_pipeline/{version}").is_dir()
+    assert load_manifest(tmp_path / f"repository/detector/{version}").digest == manifest.digest
 
 
 def test_weights_that_are_not_the_manifests_are_not_served(manifest: ModelManifest, tmp_path: Path) -> None:
