@@ -127,20 +127,21 @@ class ModelStore:
 
 
 def compose(clip: Part, detector: Part, preprocessing: PreprocessingSpec, target: Path) -> ModelManifest:
-    """Lay the weights of both parts into the empty folder `target` and write their manifest.
+    """Lay the files of both parts into the empty folder `target` and write their manifest.
 
     Raises ModelFileError when a weight file is not the one that was stored.
     """
     assert isinstance(clip.spec, ClipSpec)
     assert isinstance(detector.spec, DetectorSpec)
     for part in (clip, detector):
-        for file in part.weights:
+        for file in part.files:
             _lay(part, file, target / file)
     name = clip.name if clip.name == detector.name else f"{clip.name}+{detector.name}"
     manifest = write_manifest(target, name, clip.spec, detector.spec, preprocessing)
     for part in (clip, detector):
-        for file in part.weights:
-            if manifest.files[file] != part.files.get(file):
+        for file, digest in part.files.items():
+            # A form of the detector for TensorRT is no part of the manifest.
+            if (manifest.files.get(file) or sha256_of(target / file)) != digest:
                 raise ModelFileError(f"{part.folder / file} is not the file that was stored; add {part.name!r} again")
     return manifest
 

@@ -39,6 +39,7 @@ class StackSettings(BaseSettings):
     opensearch_heap_mb: int = Field(512, ge=256)
     triton_shm_default_mb: int = Field(16, ge=1, description="Shared memory a Triton python stub starts with")
     triton_shm_growth_mb: int = Field(64, ge=1, description="Step by which a stub's shared memory grows")
+    triton_cache_mb: int = Field(64, ge=1, description="Memory for vectors of repeated queries")
     models: Path | None = Field(
         None, description="Folder of a model manifest; else what `sightlog models use` chose, else the tiny models"
     )

@@ -2,44 +2,82 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 from models.manifest import MANIFEST_FILE, ModelManifest
+from sightlog.errors import ConfigurationError
 from triton_repo import contract
-from triton_repo.configs import Ensemble, PythonModel, ServingSettings, pipeline_models, to_text
+from triton_repo.configs import Profile, ServingSettings, pipeline_models
+from triton_repo.model_config import PYTHON, Ensemble, Model, to_text
 
 SOURCES = Path(__file__).parent
 
 
-def build_repository(manifest: ModelManifest, target: Path, settings: ServingSettings | None = None) -> Path:
+def build_repository(
+    manifest: ModelManifest, target: Path, settings: ServingSettings | None = None, profile: Profile = "cpu"
+) -> Path:
     """Write the repository of `manifest` into the folder `target` and return it; what it wrote before is replaced.
 
-    Each model's version folder is complete in itself: model.py, the manifest and the weights it runs.
-    Raises `ModelFileError` if a weight file is not the one that the manifest names.
+    Each model's version folder is complete in itself: model.py, the manifest, the weights, and what the backends of
+    the profile load. A server takes `config.pbtxt`, which is the profile's, or `configs/cpu.pbtxt`, which is the python
+    backend's in every profile, if it is started with `--model-config-name=cpu`.
+
+    Raises `ModelFileError` if a weight file is not the one that the manifest names, `ConfigurationError` if a package
+    is missing that the profile needs.
     """
     manifest.verify()
-    weights = {
-        contract.DETECTOR: manifest.detector.onnx,
-        contract.CLIP_IMAGE: manifest.clip.image_onnx,
-        contract.CLIP_TEXT: manifest.clip.text_onnx,
-    }
-    version = str(contract.serving_version(manifest.digest))
-    for model in pipeline_models(manifest, settings or ServingSettings()):
+    settings = settings or ServingSettings()
+    native = None if profile == "cpu" else _native(profile)
+    on_cpu = {model.name: model for model in pipeline_models(manifest, settings)}
+    for name in (*on_cpu, contract.DALI_READY):
+        shutil.rmtree(target / name, ignore_errors=True)
+    for model in pipeline_models(manifest, settings, profile):
         folder = target / model.name
-        if folder.exists():
-            shutil.rmtree(folder)
-        (folder / version).mkdir(parents=True)  # an ensemble needs the empty version folder too
-        (folder / "config.pbtxt").write_text(to_text(model.to_protobuf()), encoding="utf-8")
-        _fill_version(model, folder / version, manifest, weights.get(model.name))
+        version = folder / str(contract.serving_version(manifest.digest))
+        version.mkdir(parents=True)  # an ensemble needs the empty version folder too
+        _write_config(model, folder / "config.pbtxt")
+        _write_config(on_cpu.get(model.name, model), folder / "configs" / "cpu.pbtxt")
+        if isinstance(model, Ensemble):
+            continue
+        weights = _copy_sources(model, manifest, version)
+        if native and model.runtime != PYTHON:
+            native.write_native(model, manifest, weights, version)
     return target
 
 
-def _fill_version(model: PythonModel | Ensemble, folder: Path, manifest: ModelManifest, weights: str | None) -> None:
-    if isinstance(model, Ensemble):
-        return
+def _native(profile: Profile) -> Any:
+    """Loaded only where it is needed: the local stack runs without these packages."""
+    try:
+        return importlib.import_module("triton_repo.native")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"a repository for {profile} is written with NVIDIA DALI and onnx, and {error.name} is missing: "
+            "pip install 'sightlog[stack,dali]'"
+        ) from None
+
+
+def _write_config(model: Model | Ensemble, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(to_text(model.to_protobuf()), encoding="utf-8")
+
+
+def _copy_sources(model: Model, manifest: ModelManifest, folder: Path) -> Path | None:
+    """What is there before the repository: samples, Python, weights. -> the weights of the manifest, if it has any."""
+    for sample in (model.warmup or {}).values():
+        (folder.parent / "warmup").mkdir(exist_ok=True)
+        (folder.parent / "warmup" / sample.name).write_bytes(sample.content)
     shutil.copyfile(SOURCES / model.name / "1" / "model.py", folder / "model.py")
     shutil.copyfile(manifest.folder / MANIFEST_FILE, folder / MANIFEST_FILE)
-    if weights is not None:
-        # Not a link: weights that are exported again would change under a server that is running or restarts.
-        shutil.copyfile(manifest.path(weights), folder / weights)
+    file = {
+        contract.DETECTOR: manifest.detector.onnx,
+        contract.CLIP_IMAGE: manifest.clip.image_onnx,
+        contract.CLIP_TEXT: manifest.clip.text_onnx,
+    }.get(model.name)
+    if file is None:
+        return None
+    # Not a link: weights that are exported again would change under a server that is running or restarts.
+    shutil.copyfile(manifest.path(file), folder / file)
+    return manifest.path(file)

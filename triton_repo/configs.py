@@ -1,20 +1,38 @@
-"""Triton model configurations: typed objects that turn into the protobuf text of a config.pbtxt."""
+"""The served models: their tensors, how they are batched and queued, and what runs them in each profile."""
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
+from PIL import Image
 
 from models.decoding import DEFAULT_MAX_PIXELS
 from models.manifest import ModelManifest
 from sightlog.errors import ConfigurationError
 from triton_repo import contract
 from triton_repo.contract import PARAMETERS, StepTensors
+from triton_repo.model_config import (
+    DALI,
+    ONNXRUNTIME,
+    PYTHON,
+    TENSORRT,
+    Ensemble,
+    EnsembleStep,
+    Model,
+    QueueLimit,
+    Runtime,
+    SampleFile,
+    TensorSpec,
+)
+
+#: `cpu`: the python backend throughout. The others are for NVIDIA's container, with a GPU.
+Profile = Literal["cpu", "onnxruntime", "tensorrt"]
+_NETWORKS: Mapping[Profile, Runtime] = {"cpu": PYTHON, "onnxruntime": ONNXRUNTIME, "tensorrt": TENSORRT}
 
 
 @dataclass(frozen=True)
@@ -27,7 +45,10 @@ class ServingSettings:
     clip_image_instances: int = 1
     clip_text_instances: int = 1
     model_threads: int = 1
+    dali_threads: int = 4  #: that prepare what the GPU decodes
     max_batch_size: int = 8
+    #: Crops that the image tower takes at once, which bounds its memory; a batch of pictures may bring more.
+    max_crops: int = 128
     #: Every step waits this long in full when there is little to do; under load batches fill without it.
     queue_delay_us: int = 0
     #: Requests that may wait at the entrance; one more is answered UNAVAILABLE at once.
@@ -45,191 +66,167 @@ class ServingSettings:
                 )
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output without its batch dimension; -1 is a length that differs between requests."""
+class _Tensors:
+    """The tensors of the pipeline; all dimensions come from the manifest."""
 
-    name: str
-    dtype: str
-    dims: tuple[int, ...]
-    ragged: bool = False  #: requests with different shapes may share a batch
-
-    def as_input(self) -> pb.ModelInput:
-        """Protobuf form."""
-        return pb.ModelInput(
-            name=self.name,
-            data_type=pb.DataType.Value(f"TYPE_{self.dtype}"),
-            dims=self.dims,
-            allow_ragged_batch=self.ragged,
+    def __init__(self, manifest: ModelManifest) -> None:
+        side, canvas = manifest.clip.image_size, manifest.detector.input_size
+        rows, dim = manifest.detector.max_detections, manifest.clip.dim
+        # Bytes of a file. Not STRING, which Triton's DALI backend cannot read; ragged, because files differ in length.
+        self.image = TensorSpec(contract.IMAGE, "UINT8", (-1,), ragged=True)
+        self.dali_image = TensorSpec(StepTensors.DALI_IMAGE, "UINT8", (-1,), ragged=True)
+        self.size = TensorSpec(contract.IMAGE_SIZE, "INT32", (2,))
+        self.letterboxed = TensorSpec(StepTensors.LETTERBOXED, "UINT8", (canvas, canvas, 3))
+        self.centre = TensorSpec(StepTensors.CENTRE, "UINT8", (side, side, 3))
+        self.original = TensorSpec(StepTensors.ORIGINAL, "UINT8", (-1, -1, 3), ragged=True)
+        self.prepared = (self.letterboxed, self.centre, self.original, self.size)
+        self.found = (
+            TensorSpec(StepTensors.NUM_DETS, "INT32", (1,)),
+            TensorSpec(StepTensors.DET_BOXES, "FP32", (rows, 4)),
+            TensorSpec(StepTensors.DET_SCORES, "FP32", (rows,)),
+            TensorSpec(StepTensors.DET_CLASSES, "INT32", (rows,)),
         )
-
-    def as_output(self) -> pb.ModelOutput:
-        """Protobuf form."""
-        return pb.ModelOutput(name=self.name, data_type=pb.DataType.Value(f"TYPE_{self.dtype}"), dims=self.dims)
-
-
-@dataclass(frozen=True)
-class QueueLimit:
-    """The queue in front of a model that clients reach. Inner steps have none: there it would refuse finished work."""
-
-    max_size: int
-    timeout_ms: int
-
-
-@dataclass(frozen=True)
-class PythonModel:
-    """A model of the python backend with a dynamic batcher."""
-
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    max_batch_size: int
-    instances: int = 1
-    queue_delay_us: int = 0
-    queue: QueueLimit | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_protobuf(self) -> pb.ModelConfig:
-        """The complete config: Triton is started without auto-completion."""
-        config = pb.ModelConfig(
-            name=self.name,
-            backend="python",
-            max_batch_size=self.max_batch_size,
-            input=[spec.as_input() for spec in self.inputs],
-            output=[spec.as_output() for spec in self.outputs],
-            instance_group=[pb.ModelInstanceGroup(count=self.instances, kind=pb.ModelInstanceGroup.KIND_CPU)],
+        self.embedded = (self.centre, self.original, self.size, *self.found)
+        self.results = (
+            TensorSpec(contract.IMAGE_EMBEDDING, "FP32", (dim,)),
+            TensorSpec(contract.BOXES, "FP32", (-1, 4)),
+            TensorSpec(contract.SCORES, "FP32", (-1,)),
+            TensorSpec(contract.CLASS_IDS, "INT32", (-1,)),
+            TensorSpec(contract.OBJECT_EMBEDDINGS, "FP32", (-1, dim)),
         )
-        config.dynamic_batching.max_queue_delay_microseconds = self.queue_delay_us
-        if self.queue:
-            policy = config.dynamic_batching.default_queue_policy
-            policy.max_queue_size = self.queue.max_size
-            policy.default_timeout_microseconds = self.queue.timeout_ms * 1000
-            policy.timeout_action = pb.ModelQueuePolicy.REJECT
-            policy.allow_timeout_override = True
-        config.parameters[PARAMETERS].string_value = json.dumps(dict(self.parameters), sort_keys=True)
-        return config
+        self.crops = TensorSpec(contract.CROPS, "UINT8", (side, side, 3))
+        self.tokens = TensorSpec(contract.TOKENS, "INT64", (manifest.clip.context_length,))
+        self.vector = TensorSpec(contract.EMBEDDING, "FP32", (dim,))
 
 
-@dataclass(frozen=True)
-class EnsembleStep:
-    """One model of an ensemble; the maps go from the model's tensor name to the ensemble's."""
-
-    model: str
-    version: int
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Models in a row. The order of `steps` is the order in which they run."""
-
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    max_batch_size: int
-    steps: tuple[EnsembleStep, ...]
-
-    def to_protobuf(self) -> pb.ModelConfig:
-        """The complete config."""
-        return pb.ModelConfig(
-            name=self.name,
-            platform="ensemble",
-            max_batch_size=self.max_batch_size,
-            input=[spec.as_input() for spec in self.inputs],
-            output=[spec.as_output() for spec in self.outputs],
-            ensemble_scheduling=pb.ModelEnsembling(
-                step=[
-                    pb.ModelEnsembling.Step(
-                        model_name=step.model,
-                        model_version=step.version,
-                        input_map=dict(step.inputs),
-                        output_map=dict(step.outputs),
-                    )
-                    for step in self.steps
-                ]
-            ),
-        )
-
-
-def to_text(config: pb.ModelConfig) -> str:
-    """What goes into config.pbtxt."""
-    return str(text_format.MessageToString(config))
-
-
-def pipeline_models(manifest: ModelManifest, settings: ServingSettings) -> list[PythonModel | Ensemble]:
-    """Every model of the repository; all dimensions come from the manifest."""
-    side, rows = manifest.clip.image_size, manifest.detector.max_detections
-    canvas, dim = manifest.detector.input_size, manifest.clip.dim
-    image = TensorSpec(contract.IMAGE, "STRING", (1,))
-    size = TensorSpec(contract.IMAGE_SIZE, "INT32", (2,))
-    letterboxed = TensorSpec(StepTensors.LETTERBOXED, "UINT8", (canvas, canvas, 3))
-    centre = TensorSpec(StepTensors.CENTRE, "UINT8", (side, side, 3))
-    original = TensorSpec(StepTensors.ORIGINAL, "UINT8", (-1, -1, 3), ragged=True)
-    found = (
-        TensorSpec(StepTensors.NUM_DETS, "INT32", (1,)),
-        TensorSpec(StepTensors.DET_BOXES, "FP32", (rows, 4)),
-        TensorSpec(StepTensors.DET_SCORES, "FP32", (rows,)),
-        TensorSpec(StepTensors.DET_CLASSES, "INT32", (rows,)),
-    )
-    results = (
-        TensorSpec(contract.IMAGE_EMBEDDING, "FP32", (dim,)),
-        TensorSpec(contract.BOXES, "FP32", (-1, 4)),
-        TensorSpec(contract.SCORES, "FP32", (-1,)),
-        TensorSpec(contract.CLASS_IDS, "INT32", (-1,)),
-        TensorSpec(contract.OBJECT_EMBEDDINGS, "FP32", (-1, dim)),
-    )
-    crops = TensorSpec(contract.CROPS, "UINT8", (side, side, 3))
-    tokens = TensorSpec(contract.TOKENS, "INT64", (manifest.clip.context_length,))
-    vector = TensorSpec(contract.EMBEDDING, "FP32", (dim,))
-    batch = settings.max_batch_size
-    limit = QueueLimit(settings.max_queue_size, settings.queue_timeout_ms)
+def pipeline_models(
+    manifest: ModelManifest, settings: ServingSettings, profile: Profile = "cpu"
+) -> list[Model | Ensemble]:
+    """Every model of the repository; one that is in several profiles has the same tensors in all of them."""
+    tensors, network = _Tensors(manifest), _NETWORKS[profile]
     threads = {"model_threads": settings.model_threads}
-
-    def step(model: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> EnsembleStep:
-        """A step whose tensors keep their names."""
-        version = contract.serving_version(manifest.digest)
-        return EnsembleStep(model, version, {t.name: t.name for t in inputs}, {t.name: t.name for t in outputs})
-
-    def model(name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], **rest: Any) -> PythonModel:
-        given: dict[str, Any] = {
-            "max_batch_size": batch,
-            "queue_delay_us": settings.queue_delay_us,
-            "parameters": threads,
-        } | rest
-        return PythonModel(name, inputs, outputs, **given)
-
-    prepared = (letterboxed, centre, original, size)
-    embedded = (centre, original, size, *found)
-    return [
-        model(
-            contract.PREPROCESS,
-            (image,),
-            prepared,
-            instances=settings.preprocess_instances,
-            queue=limit,
-            parameters={"max_pixels": settings.max_pixels},
+    steps = [
+        *_preparation(tensors, settings, dali=network.gpu),
+        _model(
+            settings,
+            contract.DETECTOR,
+            (tensors.letterboxed,),
+            tensors.found,
+            settings.detector_instances,
+            threads,
+            network,
         ),
-        model(contract.DETECTOR, (letterboxed,), found, instances=settings.detector_instances),
-        model(contract.BOX_EMBEDDER, embedded, results, instances=settings.box_embedder_instances),
-        # One call brings the crops of a whole batch of pictures, each with its global view and all its objects.
-        model(
-            contract.CLIP_IMAGE,
-            (crops,),
-            (vector,),
-            instances=settings.clip_image_instances,
-            max_batch_size=batch * (1 + rows),
-        ),
-        model(contract.CLIP_TEXT, (tokens,), (vector,), instances=settings.clip_text_instances, queue=limit),
-        Ensemble(
-            contract.IMAGE_PIPELINE,
-            (image,),
-            (*results, size),
-            batch,
-            (
-                step(contract.PREPROCESS, (image,), prepared),
-                step(contract.DETECTOR, (letterboxed,), found),
-                step(contract.BOX_EMBEDDER, embedded, results),
-            ),
+        _model(
+            settings,
+            contract.BOX_EMBEDDER,
+            tensors.embedded,
+            tensors.results,
+            settings.box_embedder_instances,
+            {"max_crops": settings.max_crops},
+            warmup=None,  # it would call the image tower, which may not be there yet
         ),
     ]
+    return [
+        *steps,
+        _model(
+            settings,
+            contract.CLIP_IMAGE,
+            (tensors.crops,),
+            (tensors.vector,),
+            settings.clip_image_instances,
+            threads,
+            network,
+            max_batch_size=settings.max_crops,
+        ),
+        _model(
+            settings,
+            contract.CLIP_TEXT,
+            (tensors.tokens,),
+            (tensors.vector,),
+            settings.clip_text_instances,
+            threads,
+            network,
+            queue=_entrance(settings),
+            # People repeat their queries. Pictures hardly come twice, and to look for one hashes megabytes.
+            cached=True,
+        ),
+        Ensemble(
+            contract.IMAGE_PIPELINE,
+            (tensors.image,),
+            (*tensors.results, tensors.size),
+            settings.max_batch_size,
+            tuple(_step(model, contract.serving_version(manifest.digest), dali=network.gpu) for model in steps),
+        ),
+    ]
+
+
+def _preparation(tensors: _Tensors, settings: ServingSettings, *, dali: bool) -> list[Model]:
+    """From the bytes of a file to the views of a picture; before DALI a step that refuses what it cannot take."""
+    sample = {contract.IMAGE: SampleFile("picture.jpg", _picture())}
+    entrance = functools.partial(
+        _model,
+        settings,
+        instances=settings.preprocess_instances,
+        parameters={"max_pixels": settings.max_pixels},
+        queue=_entrance(settings),
+        warmup=sample,
+    )
+    if not dali:
+        return [entrance(contract.PREPROCESS, (tensors.image,), tensors.prepared)]
+    return [
+        entrance(contract.DALI_READY, (tensors.image,), (tensors.dali_image,)),
+        Model(
+            contract.PREPROCESS,
+            (tensors.image,),
+            tensors.prepared,
+            settings.max_batch_size,
+            DALI,
+            queue_delay_us=settings.queue_delay_us,
+            parameters={"num_threads": str(settings.dali_threads)},
+            warmup=sample,
+        ),
+    ]
+
+
+def _model(
+    settings: ServingSettings,
+    name: str,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    instances: int,
+    parameters: Mapping[str, int],
+    runtime: Runtime = PYTHON,
+    **rest: Any,
+) -> Model:
+    """A model of ours; `instances` and `parameters` count where Python runs it, a GPU has one instance."""
+    given: dict[str, Any] = {
+        "max_batch_size": settings.max_batch_size,
+        "queue_delay_us": settings.queue_delay_us,
+        "runtime": runtime,
+    }
+    if runtime == PYTHON:
+        given |= {"instances": instances, "parameters": {PARAMETERS: json.dumps(parameters)}}
+    return Model(name, inputs, outputs, **(given | rest))
+
+
+def _entrance(settings: ServingSettings) -> QueueLimit:
+    return QueueLimit(settings.max_queue_size, settings.queue_timeout_ms)
+
+
+def _step(model: Model, version: int, *, dali: bool) -> EnsembleStep:
+    """A step whose tensors keep their names; with DALI, the picture that it prepares is the one made ready for it."""
+    renamed = {contract.IMAGE: StepTensors.DALI_IMAGE} if dali and model.name == contract.PREPROCESS else {}
+    return EnsembleStep(
+        model.name,
+        version,
+        {spec.name: renamed.get(spec.name, spec.name) for spec in model.inputs},
+        {spec.name: spec.name for spec in model.outputs},
+    )
+
+
+@functools.cache
+def _picture() -> bytes:
+    """A JPEG of ordinary size."""
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(buffer, "JPEG")
+    return buffer.getvalue()

@@ -17,6 +17,8 @@ DETECTOR = "detector"
 BOX_EMBEDDER = "box_embedder"
 CLIP_IMAGE = "clip_image"
 CLIP_TEXT = "clip_text"
+#: Stands before `preprocess` where that is DALI.
+DALI_READY = "dali_ready"
 
 #: Tensors of `image_pipeline`.
 IMAGE = "image"
@@ -48,6 +50,7 @@ _REFUSAL = re.compile(
 class StepTensors:
     """Names of the tensors between the steps; nobody outside the ensemble sees them."""
 
+    DALI_IMAGE = "dali_image"
     LETTERBOXED = "letterboxed"
     CENTRE = "centre"
     ORIGINAL = "original"

@@ -14,6 +14,7 @@ from models.decoding import ImageError
 from models.manifest import ModelManifest, load_manifest
 from triton_repo import contract
 from triton_repo.contract import PARAMETERS, StepTensors
+from triton_repo.dali_inputs import dali_ready
 from triton_repo.steps import Detections, ImageSteps, Prepared
 
 
@@ -31,7 +32,7 @@ class ServedModel:
         self.start()
 
     def start(self) -> None:
-        """Load what the instance needs and run it once, so that the first request is as fast as the others."""
+        """Load what the instance needs. Triton then runs it once, as its config says, before anybody may ask."""
         raise NotImplementedError
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -39,32 +40,51 @@ class ServedModel:
         raise NotImplementedError
 
 
-class PreprocessModel(ServedModel):
-    """`preprocess`: encoded bytes to letterbox, global view and capped original."""
+class PictureModel(ServedModel):
+    """Works on the file that a request carries, and refuses a bad one alone."""
 
-    def start(self) -> None:
-        self._steps = ImageSteps(self.manifest, max_pixels=int(self.parameters["max_pixels"]))
+    def tensors(self, data: bytes) -> dict[str, Any]:
+        """Encoded file bytes -> the answer. Raises `ImageError`."""
+        raise NotImplementedError
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        images = tensor(request, contract.IMAGE).reshape(-1)
+        images = tensor(request, contract.IMAGE)
+        if len(images) != 1:
+            # Originals differ in size, so several pictures in one request would have no common shape.
+            return refusal(f"a request carries one picture, this one {len(images)}; send them one by one")
         try:
-            if len(images) != 1:
-                # Originals differ in size, so several pictures in one request would have no common shape.
-                return refusal(f"a request carries one picture, this one {len(images)}; send them one by one")
-            prepared = self._steps.prepare(bytes(images[0]))
+            return answer(self.tensors(images[0].tobytes()))
         except ImageError as error:
             return refusal(str(error))
-        return answer(
-            {
-                StepTensors.LETTERBOXED: prepared.letterboxed[None],
-                StepTensors.CENTRE: prepared.centre[None],
-                StepTensors.ORIGINAL: prepared.original[None],
-                contract.IMAGE_SIZE: prepared.size[None],
-            }
-        )
+
+
+class PreprocessModel(PictureModel):
+    """`preprocess`: encoded bytes to letterbox, global view and capped original."""
+
+    def start(self) -> None:
+        self._steps = ImageSteps(self.manifest, max_pixels=int(self.parameters["max_pixels"]))
+
+    def tensors(self, data: bytes) -> dict[str, Any]:
+        prepared = self._steps.prepare(data)
+        return {
+            StepTensors.LETTERBOXED: prepared.letterboxed[None],
+            StepTensors.CENTRE: prepared.centre[None],
+            StepTensors.ORIGINAL: prepared.original[None],
+            contract.IMAGE_SIZE: prepared.size[None],
+        }
+
+
+class DaliReadyModel(PictureModel):
+    """`dali_ready`: encoded bytes to those that DALI decodes as `preprocess` would."""
+
+    def start(self) -> None:
+        self._max_pixels = int(self.parameters["max_pixels"])
+
+    def tensors(self, data: bytes) -> dict[str, Any]:
+        return {StepTensors.DALI_IMAGE: np.frombuffer(dali_ready(data, self._max_pixels), np.uint8)[None]}
 
 
 class BoxEmbedderModel(ServedModel):
@@ -72,6 +92,7 @@ class BoxEmbedderModel(ServedModel):
 
     def start(self) -> None:
         self._steps = ImageSteps(self.manifest)
+        self._max_crops = int(self.parameters["max_crops"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         prepared = [self._prepared(request) for request in requests]
@@ -79,6 +100,11 @@ class BoxEmbedderModel(ServedModel):
         views = self._steps.views(
             [p.centre for p in prepared], [p.original for p in prepared], [p.size for p in prepared], found
         )
+        starts = range(0, len(views), self._max_crops)
+        vectors = np.concatenate([self._embedded(views[start : start + self._max_crops]) for start in starts])
+        return self._answers(found, vectors)
+
+    def _embedded(self, views: np.ndarray[Any, Any]) -> Any:
         tower = pb.InferenceRequest(
             model_name=contract.CLIP_IMAGE,
             model_version=contract.serving_version(self.manifest.digest),
@@ -88,10 +114,9 @@ class BoxEmbedderModel(ServedModel):
         )
         reply = tower.exec()
         if reply.has_error():
-            message = f"the image tower failed: {reply.error().message()}"
-            return [pb.InferenceResponse(error=pb.TritonError(message)) for _ in requests]
-        vectors = pb.get_output_tensor_by_name(reply, contract.EMBEDDING).as_numpy()
-        return self._answers(found, vectors)
+            raise pb.TritonModelException(f"the image tower failed: {reply.error().message()}")
+        # Copied, because the array lies in the reply, which ends here.
+        return pb.get_output_tensor_by_name(reply, contract.EMBEDDING).as_numpy().copy()
 
     def _prepared(self, request: Any) -> Prepared:
         return Prepared(

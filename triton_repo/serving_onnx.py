@@ -18,8 +18,6 @@ class DetectorModel(ServedModel):
 
     def start(self) -> None:
         self._detector = Detector(self.manifest, int(self.parameters["model_threads"]))
-        side = self.manifest.detector.input_size
-        self._detector([np.zeros((side, side, 3), np.uint8)])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         pictures = [tensor(request, StepTensors.LETTERBOXED)[0] for request in requests]
@@ -58,8 +56,6 @@ class ClipImageModel(TowerModel):
 
     def start(self) -> None:
         self._tower = ImageTower(self.manifest, int(self.parameters["model_threads"]))
-        side = self.manifest.clip.image_size
-        self._tower(np.zeros((1, side, side, 3), np.uint8))
 
 
 class ClipTextModel(TowerModel):
@@ -69,4 +65,3 @@ class ClipTextModel(TowerModel):
 
     def start(self) -> None:
         self._tower = TextTower(self.manifest, int(self.parameters["model_threads"]))
-        self._tower(np.zeros((1, self.manifest.clip.context_length), np.int64))

@@ -55,7 +55,6 @@ class TritonClient:
         self._image_request = service_pb2.ModelInferRequest(
             model_name=contract.IMAGE_PIPELINE,
             model_version=self._version,
-            inputs=[_input(contract.IMAGE, "BYTES", (1, 1))],
             outputs=[_output(name) for name in _IMAGE_OUTPUTS],
         )
 
@@ -63,8 +62,8 @@ class TritonClient:
         """Encoded image file -> what the models see in it. `timeout`: seconds, counted from when a slot is free."""
         request = service_pb2.ModelInferRequest()
         request.CopyFrom(self._image_request)
-        # A BYTES element on the wire: its length in four little-endian bytes, then itself.
-        request.raw_input_contents.append(b"".join((len(data).to_bytes(4, "little"), data)))
+        request.inputs.append(_input(contract.IMAGE, "UINT8", (1, len(data))))
+        request.raw_input_contents.append(data)
         return image_inference_of(await self._infer(request, timeout))
 
     async def embed_text(

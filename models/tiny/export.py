@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from models.end2end import Suppression, add_end2end
+from models.detectors.end2end import Suppression, add_end2end
+from models.export.fp16 import store_weights_as_fp16
 from models.manifest import (
     TINY_FOLDER,
     ClipSpec,
@@ -29,7 +28,6 @@ from models.tokenizer import PAD, ClipTokenizer
 OPSET = 17  # the newest where ReduceMax takes its axes as an attribute, as End2End writes them
 #: Generated scenes keep a recall of 0.99 up to here, and photographs, which it never saw, give far fewer false shapes.
 SCORE_THRESHOLD = 0.65
-_FP16_FROM = 256  # values; smaller tensors stay float32: biases and norms gain nothing
 CHECKPOINTS = Path("build")
 
 CLIP = ClipSpec(
@@ -89,20 +87,6 @@ def export(
         onnx.checker.check_model(graph)
         onnx.save(graph, str(folder / file))
     return write_manifest(folder, "tiny", CLIP, spec, PREPROCESSING)
-
-
-def store_weights_as_fp16(model: onnx.ModelProto) -> None:
-    """Halves the file: large float32 weights become float16 with a Cast to float32, which the runtime folds."""
-    graph = model.graph
-    casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= _FP16_FROM:
-            wide = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), wide + "_fp16"))
-            casts.append(helper.make_node("Cast", [wide + "_fp16"], [wide], to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _write_onnx(module: nn.Module, example: Any, path: Path, inputs: list[str], outputs: list[str]) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import numpy as np
 import psutil
@@ -198,13 +199,24 @@ async def test_cancelled_and_impatient_callers_do_not_harm_the_server(
 
 async def test_work_whose_caller_gave_up_is_not_done(triton: LocalStack, client: TritonClient, bright: bytes) -> None:
     large = encoded(photo("coffee.png").convert("RGB").resize((1800, 1200)), "JPEG")
-    before = await _decoded(triton)
+    before = (await _statistics(triton, "preprocess"))["inference_count"]
     async with TritonClient(triton.endpoints().triton_grpc, concurrency=100) as crowd:
         calls = [crowd.infer_image(large, timeout=0.2) for _ in range(100)]
         results = await asyncio.gather(*calls, return_exceptions=True)
     assert any(isinstance(result, DependencyDown) for result in results)
     await client.infer_image(bright, timeout=60)  # stood behind them in the queue
-    assert await _decoded(triton) - before < 60
+    assert (await _statistics(triton, "preprocess"))["inference_count"] - before < 60
+
+
+async def test_a_repeated_query_is_not_computed_again(triton: LocalStack, client: TritonClient) -> None:
+    tokens = ClipTokenizer().encode(["a query that nobody else asks"])[0]
+    first = await client.embed_text(tokens)
+    before = await _statistics(triton, "clip_text")
+    assert (await client.embed_text(tokens)).tolist() == first.tolist()
+    after = await _statistics(triton, "clip_text")
+    assert after["execution_count"] == before["execution_count"]
+    hits = [int(counted["inference_stats"]["cache_hit"]["count"]) for counted in (before, after)]
+    assert hits[1] == hits[0] + 1
 
 
 async def test_a_dead_model_process_is_no_fault_of_the_picture_and_heals(triton: LocalStack, bright: bytes) -> None:
@@ -226,11 +238,11 @@ def _stub_of(server: int, model: str) -> psutil.Process:
     raise AssertionError(f"no process serves {model}")
 
 
-async def _decoded(triton: LocalStack) -> int:
-    """Pictures that `preprocess` has worked on since the server started."""
+async def _statistics(triton: LocalStack, model: str) -> Any:
+    """What Triton has counted for a model since it started."""
     host, port = triton.endpoints().triton_http.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET /v2/models/preprocess/stats HTTP/1.0\r\nHost: triton\r\nConnection: close\r\n\r\n")
+    writer.write(f"GET /v2/models/{model}/stats HTTP/1.0\r\nHost: triton\r\nConnection: close\r\n\r\n".encode())
     _, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
-    return int(json.loads(body)["model_stats"][0]["inference_count"])
+    return json.loads(body)["model_stats"][0]

@@ -86,12 +86,12 @@ def failing(code: grpc.StatusCode, details: str) -> Answer:
     return answer
 
 
-async def test_a_picture_travels_as_one_length_prefixed_bytes_element(triton: FakeTriton, client: TritonClient) -> None:
+async def test_a_picture_travels_as_the_bytes_of_its_file(triton: FakeTriton, client: TritonClient) -> None:
     await client.infer_image(b"\xff\xd8jpeg", timeout=7)
     request = triton.asked[0]
     assert request.model_name == "image_pipeline"
-    assert [(t.name, t.datatype, list(t.shape)) for t in request.inputs] == [("image", "BYTES", [1, 1])]
-    assert list(request.raw_input_contents) == [b"\x06\0\0\0\xff\xd8jpeg"]
+    assert [(t.name, t.datatype, list(t.shape)) for t in request.inputs] == [("image", "UINT8", [1, 6])]
+    assert list(request.raw_input_contents) == [b"\xff\xd8jpeg"]
 
 
 async def test_only_the_models_of_the_digest_may_answer(triton: FakeTriton) -> None:

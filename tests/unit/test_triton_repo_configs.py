@@ -14,8 +14,11 @@ from models.manifest import ModelFileError, ModelManifest, load_manifest
 from sightlog.errors import ConfigurationError
 from triton_repo import contract
 from triton_repo.build import build_repository
-from triton_repo.configs import Ensemble, ServingSettings, pipeline_models, to_text
+from triton_repo.configs import Profile, ServingSettings, pipeline_models
 from triton_repo.contract import refused_item_code
+from triton_repo.model_config import Ensemble, to_text
+
+PROFILES: tuple[Profile, ...] = ("cpu", "onnxruntime", "tensorrt")
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,10 @@ def manifest() -> ModelManifest:
     return load_manifest()
 
 
-def configs_of(manifest: ModelManifest, settings: ServingSettings | None = None) -> dict[str, pb.ModelConfig]:
-    models = pipeline_models(manifest, settings or ServingSettings())
+def configs_of(
+    manifest: ModelManifest, settings: ServingSettings | None = None, profile: Profile = "cpu"
+) -> dict[str, pb.ModelConfig]:
+    models = pipeline_models(manifest, settings or ServingSettings(), profile)
     return {model.name: model.to_protobuf() for model in models}
 
 
@@ -32,14 +37,15 @@ def dims(tensors: list[pb.ModelInput] | list[pb.ModelOutput]) -> dict[str, tuple
     return {tensor.name: tuple(tensor.dims) for tensor in tensors}
 
 
-def test_every_config_survives_its_text_form(manifest: ModelManifest) -> None:
-    for config in configs_of(manifest).values():
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_config_survives_its_text_form(manifest: ModelManifest, profile: Profile) -> None:
+    for config in configs_of(manifest, profile=profile).values():
         assert text_format.Parse(to_text(config), pb.ModelConfig()) == config
 
 
 def test_public_names_and_types_are_the_agreed_ones(manifest: ModelManifest) -> None:
     pipeline = configs_of(manifest)["image_pipeline"]
-    assert [(t.name, t.data_type, tuple(t.dims)) for t in pipeline.input] == [("image", pb.TYPE_STRING, (1,))]
+    assert [(t.name, t.data_type, tuple(t.dims)) for t in pipeline.input] == [("image", pb.TYPE_UINT8, (-1,))]
     assert {t.name: (t.data_type, tuple(t.dims)) for t in pipeline.output} == {
         "image_embedding": (pb.TYPE_FP32, (512,)),
         "boxes": (pb.TYPE_FP32, (-1, 4)),
@@ -67,9 +73,12 @@ def test_dimensions_follow_the_manifest(manifest: ModelManifest) -> None:
     assert dims(configs["preprocess"].output)["centre"] == (256, 256, 3)
 
 
-def test_each_step_needs_the_one_before_it_so_that_no_two_run_at_once(manifest: ModelManifest) -> None:
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_step_needs_the_one_before_it_so_that_no_two_run_at_once(
+    manifest: ModelManifest, profile: Profile
+) -> None:
     # With parallel branches a cancelled request kills Triton 2.51.
-    ensemble = next(m for m in pipeline_models(manifest, ServingSettings()) if isinstance(m, Ensemble))
+    ensemble = next(m for m in pipeline_models(manifest, ServingSettings(), profile) if isinstance(m, Ensemble))
     known, before = {contract.IMAGE}, {contract.IMAGE}
     for step in ensemble.steps:
         consumed, produced = set(step.inputs.values()), set(step.outputs.values())
@@ -80,12 +89,19 @@ def test_each_step_needs_the_one_before_it_so_that_no_two_run_at_once(manifest: 
     assert {t.name for t in ensemble.outputs} <= known
 
 
-def test_steps_agree_with_the_models_they_run(manifest: ModelManifest) -> None:
-    configs = configs_of(manifest)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_steps_agree_with_the_models_they_run(manifest: ModelManifest, profile: Profile) -> None:
+    configs = configs_of(manifest, profile=profile)
+    flowing = {tensor.name: (tensor.data_type, tensor.dims) for tensor in configs["image_pipeline"].input}
     for step in configs["image_pipeline"].ensemble_scheduling.step:
         model = configs[step.model_name]
-        assert set(step.input_map) == set(dims(model.input))
+        assert {t.name: (t.data_type, t.dims) for t in model.input} == {
+            name: flowing[outer] for name, outer in step.input_map.items()
+        }
         assert set(step.output_map) == set(dims(model.output))
+        flowing |= {step.output_map[t.name]: (t.data_type, t.dims) for t in model.output}
+    for tensor in configs["image_pipeline"].output:
+        assert flowing[tensor.name] == (tensor.data_type, tensor.dims)
 
 
 def test_the_version_is_the_start_of_the_digest_and_never_the_zero_that_triton_does_not_serve() -> None:
@@ -106,19 +122,20 @@ def test_pixels_travel_as_bytes_and_originals_may_differ_in_size(manifest: Model
     assert {inputs[name].data_type for name in ("original", "centre")} == {pb.TYPE_UINT8}
 
 
-def test_only_the_entrances_limit_their_queue(manifest: ModelManifest) -> None:
+@pytest.mark.parametrize("profile", PROFILES)
+def test_only_the_entrances_limit_their_queue(manifest: ModelManifest, profile: Profile) -> None:
     limited = {
         name
-        for name, config in configs_of(manifest, ServingSettings(max_queue_size=7)).items()
+        for name, config in configs_of(manifest, ServingSettings(max_queue_size=7), profile).items()
         if config.dynamic_batching.default_queue_policy.max_queue_size == 7
     }
-    assert limited == {"preprocess", "clip_text"}
+    assert limited == {"preprocess" if profile == "cpu" else "dali_ready", "clip_text"}
 
 
-def test_one_call_may_carry_the_crops_of_a_full_batch(manifest: ModelManifest) -> None:
-    configs = configs_of(manifest, ServingSettings(max_batch_size=4))
-    assert configs["box_embedder"].max_batch_size == 4
-    assert configs["clip_image"].max_batch_size == 4 * (1 + manifest.detector.max_detections)
+def test_no_call_carries_more_crops_than_the_tower_takes(manifest: ModelManifest) -> None:
+    configs = configs_of(manifest, ServingSettings(max_crops=40))
+    assert json.loads(configs["box_embedder"].parameters["sightlog"].string_value) == {"max_crops": 40}
+    assert configs["clip_image"].max_batch_size == 40
 
 
 def test_settings_reach_the_configs(manifest: ModelManifest) -> None:
@@ -147,7 +164,10 @@ def test_a_repository_is_complete_in_itself_and_can_be_built_again(manifest: Mod
     models = {"preprocess", "detector", "box_embedder", "clip_image", "clip_text"}
     version = contract.serving_version(manifest.digest)
     weights = {f"{name}/{version}/{name}.onnx" for name in ("detector", "clip_image", "clip_text")}
-    expected = {f"{name}/config.pbtxt" for name in models | {"image_pipeline"}} | weights
+    expected = {
+        f"{name}/{file}" for name in models | {"image_pipeline"} for file in ("config.pbtxt", "configs/cpu.pbtxt")
+    }
+    expected |= weights | {"preprocess/warmup/picture.jpg"}
     expected |= {f"{name}/{version}/{file}" for name in models for file in ("model.py", "manifest.json")}
     assert found == expected
     assert (tmp_path / f"repository/image_pipeline/{version}").is_dir()
