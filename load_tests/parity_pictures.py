@@ -1,4 +1,4 @@
-"""The pictures that `bench parity` shows to every path: generated photos, each kind of file, real detail if there is any."""
+"""The pictures that `bench parity` shows to every path: generated photos, each kind of file, photographs if any."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Picture:
 
 
 def pictures(count: int) -> list[Picture]:
-    """`count` generated photos, the EXIF orientations in turns, then each kind of file, then real photographs if any."""
+    """`count` generated photos, the EXIF orientations in turns; each kind of file, photographs if there are any."""
     rng = np.random.default_rng(_SEED)
     made = []
     for number in range(count):

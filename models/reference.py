@@ -1,4 +1,4 @@
-"""The preprocessing contract of docs/preprocessing.md in plain NumPy: the truth that every faster path is compared with.
+"""The preprocessing contract of docs/preprocessing.md in plain NumPy: the truth that every path is compared with.
 
 Written from the definitions, in float64, each step rounded once at its end, and without the code it judges. Pillow only
 opens the compressed bytes at full size. Sizes and boxes are pixels with edges between pixels: x 0 is the left edge of
@@ -129,13 +129,15 @@ def letterbox(pixels: UInt8, canvas: int, pad_value: int, *, centred: bool) -> U
 def to_original(
     boxes: Float64, capped: tuple[int, int], original: tuple[int, int], canvas: int, *, centred: bool
 ) -> Float64:
-    """boxes [n, 4] on the canvas -> [n, 4] in the original of size (w, h), clipped; `capped` is what was letterboxed."""
+    """boxes [n, 4] on the canvas -> [n, 4] in the original of size (w, h), clipped; `capped`: what was letterboxed."""
     left, top, width, height = place(*capped, canvas, centred=centred)
     share = (np.asarray(boxes, np.float64) - [left, top, left, top]) / [width, height, width, height]
     return np.clip(share, 0, 1) * ([*original, *original])
 
 
-def to_canvas(boxes: Float64, original: tuple[int, int], capped: tuple[int, int], canvas: int, *, centred: bool) -> Float64:
+def to_canvas(
+    boxes: Float64, original: tuple[int, int], capped: tuple[int, int], canvas: int, *, centred: bool
+) -> Float64:
     """boxes [n, 4] in the original of size (w, h) -> [n, 4] on the canvas that its capped copy lies on."""
     left, top, width, height = place(*capped, canvas, centred=centred)
     share = np.asarray(boxes, np.float64) / ([*original, *original])

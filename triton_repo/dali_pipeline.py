@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def preparation_graph(manifest: ModelManifest, device: Device) -> tuple[Any, ...]:
-    """Nodes in the order of `OUTPUTS`, for use inside a `Pipeline`; the input IMAGE is uint8 [bytes], from `dali_ready`.
+    """Nodes in the order of `OUTPUTS`, for use inside a `Pipeline`; its input IMAGE is uint8 [n], from `dali_ready`.
 
     letterboxed uint8 [C, C, 3], centre uint8 [S, S, 3], original uint8 [h, w, 3], image_size int32 [2] (w, h).
     Sizes are computed in float64 with the formulas of `models.preprocessing`: DALI's own resize modes round otherwise
@@ -92,9 +92,7 @@ def _scaled(size: Any, scale: Any) -> Any:
 
 
 def _resized(picture: Any, size: Any) -> Any:
-    return fn.resize(
-        picture, size=fn.cast(size, dtype=types.FLOAT), interp_type=types.INTERP_LINEAR, antialias=True
-    )
+    return fn.resize(picture, size=fn.cast(size, dtype=types.FLOAT), interp_type=types.INTERP_LINEAR, antialias=True)
 
 
 def serialize(manifest: ModelManifest, device: Device, path: Path) -> None:
@@ -114,7 +112,7 @@ def gpu_present() -> bool:
 
 
 class DaliPreparation:
-    """`ImageSteps.prepare` for whole batches on DALI. One thread at a time; up to `batch_size` decoded pictures in memory."""
+    """`ImageSteps.prepare` for batches, on DALI. For one thread; holds up to `batch_size` decoded pictures."""
 
     def __init__(
         self,
@@ -170,9 +168,7 @@ class DaliPreparation:
             return error
 
 
-def _pipeline(
-    manifest: ModelManifest, device: Device, batch_size: int, threads: int, device_id: int | None
-) -> Any:
+def _pipeline(manifest: ModelManifest, device: Device, batch_size: int, threads: int, device_id: int | None) -> Any:
     # One batch in flight: nothing is fed ahead, so a deeper queue would only hold memory.
     pipeline = Pipeline(batch_size, threads, device_id, prefetch_queue_depth=1)
     with pipeline:

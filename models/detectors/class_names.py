@@ -61,8 +61,7 @@ def fitting_names(given: tuple[str, ...] | None, stored: tuple[str, ...] | None,
     if names is None:
         count = f"{wanted} classes" if wanted else "classes"
         raise ClassNamesError(f"the file does not name the detector's {count}; give --classes FILE, one name a line")
-    wanted = wanted or len(stored or names)
-    if len(names) != wanted:
+    if wanted and len(names) != wanted:
         origin = "the file of --classes" if given else "the metadata of the ONNX"
         raise ClassNamesError(
             f"the detector has {wanted} classes, but {origin} names {len(names)}; "

@@ -1,4 +1,4 @@
-"""The NumPy reference against what its definitions give by hand: it judges the other paths, so nothing else judges it."""
+"""The NumPy reference against what its definitions give by hand: it judges the others, and nothing else judges it."""
 
 from __future__ import annotations
 

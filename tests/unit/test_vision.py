@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,14 @@ async def test_picture_without_objects_has_a_document() -> None:
     bench.triton.result = seen(objects=0)
     await bench.agent.see([record(b"jpeg", BINARY, b"k")])
     assert bench.documents[b"k"].detections == ()
+
+
+async def test_a_class_without_a_name_is_a_dead_letter() -> None:
+    bench = Bench(FakeTriton())
+    bench.triton.result = replace(seen(objects=2), class_ids=np.array([0, len(MANIFEST.detector.classes)], np.int32))
+    await bench.agent.see([record(b"jpeg", BINARY, b"k")])
+    assert [letter.code for letter in bench.letters] == ["unknown_class"]
+    assert bench.documents == {}
 
 
 async def test_upload_time_is_that_of_the_record_when_the_event_has_none() -> None:
