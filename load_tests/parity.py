@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 import json
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,13 +42,20 @@ MUST_COSINE = 0.999
 #: Above it a tower tells nothing apart, and a high cosine to the reference says nothing.
 MOST_PAIRWISE_COSINE = 0.95
 PATHS = ("python_cpu", "dali_cpu", "dali_gpu")
-STEPS = ("decode", "cap", "letterbox", "centre_crop", "object_crop", "boxes", "clip_input")
-S0 = "mobileclip2_s0"
 _BATCH = 8
 
 
 class ParityError(SightlogError):
     """A path gives something that cannot be compared: another shape, or a refusal."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """How pictures are prepared for a tower, and the tower, if it can be had here."""
+
+    name: str
+    manifest: ModelManifest
+    tower: Tower | None
 
 
 @dataclass
@@ -58,10 +66,8 @@ class Difference:
     total: float = 0.0
     values: int = 0
 
-    def add(self, what: str, found: Any, expected: Any) -> None:
-        """Raises ParityError where the shapes differ."""
-        if np.shape(found) != np.shape(expected):
-            raise ParityError(f"{what} has the shape {np.shape(found)}, the reference {np.shape(expected)}")
+    def add(self, found: Any, expected: Any) -> None:
+        """Two arrays of one shape."""
         apart = np.abs(np.asarray(found, np.float64) - expected)
         self.largest = max(self.largest, float(apart.max(initial=0)))
         self.total += float(apart.sum())
@@ -75,6 +81,55 @@ class Truth:
     views: ReferenceViews
     crops: UInt8
     inputs: npt.NDArray[np.float64]
+    vectors: Float32 | None
+
+
+class Comparison:
+    """Collects how far every path is from the reference."""
+
+    def __init__(self) -> None:
+        self.differences: dict[str, Difference] = defaultdict(Difference)
+        self.cosines: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, path: str, picture: Picture, model: Model, truth: Truth, prepared: Prepared) -> None:
+        """One picture as one path prepared it. Raises ParityError."""
+        steps = ImageSteps(model.manifest)
+        crops = np.empty_like(truth.crops)
+        steps.crops(prepared.original, prepared.size, picture.boxes, crops)
+        inputs = steps.clip_input(np.concatenate([prepared.centre[None], crops]))
+        for step, found, expected in (
+            ("cap", prepared.original, truth.views.original),
+            ("letterbox", prepared.letterboxed, truth.views.letterboxed),
+            ("centre_crop", prepared.centre, truth.views.centre),
+            ("object_crop", crops, truth.crops),
+            ("boxes", *_boxes(picture.boxes, model.manifest, truth.views, prepared)),
+            ("clip_input", inputs, truth.inputs),
+        ):
+            self.add_step(path, step, picture, found, expected)
+        if model.tower and truth.vectors is not None:
+            agreement = (model.tower(inputs) * truth.vectors).sum(axis=1)
+            self.cosines[f"{path}_{model.name}_global"].append(float(agreement[0]))
+            self.cosines[f"{path}_{model.name}_crop"] += agreement[1:].tolist()
+
+    def add_step(self, path: str, step: str, picture: Picture, found: Any, expected: Any) -> None:
+        """Raises ParityError where the shapes differ."""
+        if np.shape(found) != np.shape(expected):
+            raise ParityError(
+                f"{path} gives a {step} of shape {np.shape(found)} for {picture.name}, the reference "
+                f"{np.shape(expected)}; see docs/preprocessing.md for the geometry"
+            )
+        self.differences[f"{path}_{step}"].add(found, expected)
+
+    def figures(self) -> dict[str, float]:
+        """Flat, in the order of collection."""
+        found = {}
+        for step, difference in self.differences.items():
+            found[f"{step}_max"] = round(difference.largest, 6)
+            found[f"{step}_mean"] = round(difference.total / difference.values, 6)
+        for pair, values in self.cosines.items():
+            found[f"{pair}_cosine_min"] = round(min(values), 6)
+            found[f"{pair}_cosine_mean"] = round(sum(values) / len(values), 6)
+        return found
 
 
 def measure(
@@ -87,77 +142,33 @@ def measure(
     whose packages or device are missing has one key that says so. `s0`: image tower of MobileCLIP2-S0 as ONNX, where
     open_clip is not installed. Raises ParityError where a path gives other shapes than the reference.
     """
-
-    def say(text: str) -> None:
-        if console:
-            console.print(text, style="dim")
-
     shown = pictures(count)
     paths = {name: _path(name) for name in devices}
-    manifests, towers = _models(s0)
+    models = _models(s0)
+    comparison = Comparison()
+    centres: dict[str, list[Float32]] = defaultdict(list)
+    for batch in _batches(shown):
+        if console:
+            console.print(", ".join(picture.name for picture in batch), style="dim")
+        files = [picture.data for picture in batch]
+        full = [reference.decode(data) for data in files]
+        for name, prepare in paths.items():
+            if callable(prepare):
+                for picture, found, expected in zip(batch, prepare(_uncapped(models[0]), files), full, strict=True):
+                    comparison.add_step(name, "decode", picture, found.original, expected)
+        for model in models:
+            truths = [_truth(picture, pixels, model) for picture, pixels in zip(batch, full, strict=True)]
+            centres[model.name] += [truth.vectors[0] for truth in truths if truth.vectors is not None]
+            for name, prepare in paths.items():
+                if callable(prepare):
+                    for row in zip(batch, truths, prepare(model.manifest, files), strict=True):
+                        comparison.add(name, row[0], model, *row[1:])
     figures: dict[str, Any] = {"pictures": len(shown), "boxes": sum(len(picture.boxes) for picture in shown)}
     figures |= {name: prepare for name, prepare in paths.items() if isinstance(prepare, str)}
-    figures |= {name: tower for name, tower in towers.items() if isinstance(tower, str)}
-    differences: dict[str, Difference] = defaultdict(Difference)
-    cosines: dict[str, list[float]] = defaultdict(list)
-    for model, manifest in manifests.items():
-        tower = towers[model]
-        centres = []
-        for batch in _batches(shown):
-            say(f"{model}: {', '.join(picture.name for picture in batch)}")
-            truths = [_truth(picture, manifest) for picture in batch]
-            vectors = [None if isinstance(tower, str) else tower(truth.inputs.astype(np.float32)) for truth in truths]
-            centres += [rows[0] for rows in vectors if rows is not None]
-            for name, prepare in paths.items():
-                if isinstance(prepare, str):
-                    continue
-                files = [picture.data for picture in batch]
-                decoded = prepare(_uncapped(manifest), files)
-                for picture, truth, rows, all_pixels, prepared in zip(
-                    batch, truths, vectors, decoded, prepare(manifest, files), strict=True
-                ):
-                    label = f"{name}: {picture.name}: "
-                    differences[f"{name}_decode"].add(label + "decode", all_pixels.original, truth.views.full)
-                    inputs = _compare(name, label, picture, manifest, truth, prepared, differences)
-                    if rows is not None and not isinstance(tower, str):
-                        agreement = (tower(inputs) * rows).sum(axis=1)
-                        cosines[f"{name}_{model}_global"].append(float(agreement[0]))
-                        cosines[f"{name}_{model}_crop"] += agreement[1:].tolist()
-        if centres:
-            figures[f"{model}_pairwise_cosine_mean"] = round(_pairwise(np.stack(centres)), 4)
-    for step, difference in differences.items():
-        figures[f"{step}_max"] = round(difference.largest, 6)
-        figures[f"{step}_mean"] = round(difference.total / difference.values, 6)
-    for pair, values in cosines.items():
-        figures[f"{pair}_cosine_min"] = round(min(values), 6)
-        figures[f"{pair}_cosine_mean"] = round(sum(values) / len(values), 6)
+    figures |= {model.name: "not measured: install sightlog[export]" for model in models if model.tower is None}
+    figures |= {f"{name}_pairwise_cosine_mean": round(_pairwise(rows), 4) for name, rows in centres.items() if rows}
+    figures |= comparison.figures()
     return figures | _verdict(figures)
-
-
-def _compare(
-    name: str,
-    label: str,
-    picture: Picture,
-    manifest: ModelManifest,
-    truth: Truth,
-    prepared: Prepared,
-    differences: dict[str, Difference],
-) -> Float32:
-    """Adds the differences of one picture on one path; -> what its tower gets, centre first."""
-    steps = ImageSteps(manifest)
-    crops = np.empty_like(truth.crops)
-    steps.crops(prepared.original, prepared.size, picture.boxes, crops)
-    inputs = steps.clip_input(np.concatenate([prepared.centre[None], crops]))
-    for step, found, expected in (
-        ("cap", prepared.original, truth.views.original),
-        ("letterbox", prepared.letterboxed, truth.views.letterboxed),
-        ("centre_crop", prepared.centre, truth.views.centre),
-        ("object_crop", crops, truth.crops),
-        ("boxes", *_boxes(picture.boxes, manifest, truth.views, prepared)),
-        ("clip_input", inputs, truth.inputs),
-    ):
-        differences[f"{name}_{step}"].add(label + step, found, expected)
-    return inputs
 
 
 def _boxes(boxes: Float32, manifest: ModelManifest, views: ReferenceViews, prepared: Prepared) -> tuple[Any, Any]:
@@ -166,15 +177,17 @@ def _boxes(boxes: Float32, manifest: ModelManifest, views: ReferenceViews, prepa
     canvas, centred = manifest.detector.input_size, manifest.detector.letterbox == "center"
     found = reference.to_canvas(boxes, views.size, (width, height), canvas, centred=centred).astype(np.float32)
     expected = reference.to_original(found, (width, height), views.size, canvas, centred=centred)
-    plan = plan_letterbox(*prepared.original.shape[1::-1], canvas, centred=centred)
+    height, width = prepared.original.shape[:2]
+    plan = plan_letterbox(width, height, canvas, centred=centred)
     return map_boxes(found, plan, (int(prepared.size[0]), int(prepared.size[1]))), expected
 
 
-def _truth(picture: Picture, manifest: ModelManifest) -> Truth:
-    views = reference.views(picture.data, manifest)
-    crops = reference.object_crops(views, picture.boxes.astype(np.float64), manifest)
-    seen = np.concatenate([views.centre[None], crops])
-    return Truth(views, crops, reference.normalise(seen, manifest.clip.mean, manifest.clip.std))
+def _truth(picture: Picture, full: UInt8, model: Model) -> Truth:
+    clip = model.manifest.clip
+    views = reference.views(full, model.manifest)
+    crops = reference.object_crops(views, picture.boxes, model.manifest)
+    inputs = reference.normalise(np.concatenate([views.centre[None], crops]), clip.mean, clip.std)
+    return Truth(views, crops, inputs, model.tower(inputs.astype(np.float32)) if model.tower else None)
 
 
 def _path(name: str) -> Prepare | str:
@@ -198,17 +211,20 @@ def _path(name: str) -> Prepare | str:
     return prepare
 
 
-def _models(s0: Path | None) -> tuple[dict[str, ModelManifest], dict[str, Tower | str]]:
-    """By name: how pictures are prepared, and the tower, or why there is none."""
+def _models(s0: Path | None) -> tuple[Model, ...]:
     tiny = load_manifest()
     # What open_clip says of MobileCLIP2-S0; its pictures are prepared, and compared, with or without its weights.
     clip = replace(
         tiny.clip, name="MobileCLIP2-S0", image_size=256, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear"
     )
-    manifests = {"tiny": tiny, S0: replace(tiny, clip=clip)}
-    towers: dict[str, Tower | str] = {"tiny": _onnx_tower(tiny.path(tiny.clip.image_onnx))}
-    towers[S0] = _onnx_tower(s0) if s0 else _random_tower("MobileCLIP2-S0")
-    return manifests, towers
+    return (
+        Model("tiny", tiny, _onnx_tower(tiny.path(tiny.clip.image_onnx))),
+        Model(
+            "mobileclip2_s0",
+            replace(tiny, clip=clip),
+            _onnx_tower(s0) if s0 else _random_tower(clip.name, clip.image_size),
+        ),
+    )
 
 
 def _onnx_tower(path: Path) -> Tower:
@@ -221,26 +237,26 @@ def _onnx_tower(path: Path) -> Tower:
     return embed
 
 
-def _random_tower(name: str) -> Tower | str:
-    """The image tower with random weights that tell pictures apart."""
+def _random_tower(name: str, size: int) -> Tower | None:
+    """The image tower with random weights that tell pictures apart, exported; None without the packages for it."""
     try:
         import torch
+        from timm.utils import reparameterize_model
 
+        from models.export.quiet import quiet
         from models.export.random_weights import calibrated_model
+        from models.export.towers import write_tower
     except ImportError:
-        return "not measured: install sightlog[export]"
-    model = calibrated_model(name)
-
-    def embed(images: Float32) -> Float32:
-        with torch.inference_mode():
-            vectors: Float32 = model.encode_image(torch.from_numpy(images), normalize=True).numpy()
-        return vectors
-
-    return embed
+        return None
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "clip_image.onnx"
+        visual = reparameterize_model(calibrated_model(name).visual)
+        write_tower(visual, torch.rand(2, 3, size, size), "images", file, "fp32")
+        return _onnx_tower(file)
 
 
-def _uncapped(manifest: ModelManifest) -> ModelManifest:
-    return replace(manifest, preprocessing=replace(manifest.preprocessing, original_cap=0))
+def _uncapped(model: Model) -> ModelManifest:
+    return replace(model.manifest, preprocessing=replace(model.manifest.preprocessing, original_cap=0))
 
 
 def _batches(shown: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
@@ -248,7 +264,8 @@ def _batches(shown: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
         yield shown[start : start + _BATCH]
 
 
-def _pairwise(vectors: Float32) -> float:
+def _pairwise(rows: list[Float32]) -> float:
+    vectors = np.stack(rows)
     cosines = vectors @ vectors.T
     return float(cosines[~np.eye(len(cosines), dtype=bool)].mean())
 

@@ -126,7 +126,7 @@ def _turned(image: npt.NDArray[np.uint8], orientation: int, subsampling: int) ->
 
 def _boxes(width: int, height: int, inside: list[tuple[float, ...]]) -> npt.NDArray[np.float32]:
     at_borders = np.array(_BORDER_BOXES) * ([width, height] * 2)
-    return np.concatenate([np.array(inside).reshape(-1, 4), at_borders]).astype(np.float32)
+    return np.concatenate([np.array(inside, np.float32).reshape(-1, 4), at_borders.astype(np.float32)])
 
 
 def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -21,6 +21,7 @@ from models.manifest import ModelManifest
 
 UInt8 = npt.NDArray[np.uint8]
 Float64 = npt.NDArray[np.float64]
+Boxes = npt.NDArray[np.floating[Any]]
 
 _EXIF_ORIENTATION = 0x0112
 _WHITE = 255.0
@@ -44,10 +45,9 @@ class ReferenceViews:
         return self.full.shape[1], self.full.shape[0]
 
 
-def views(data: bytes, manifest: ModelManifest) -> ReferenceViews:
-    """Encoded file bytes -> all views of a picture. Raises what Pillow raises for a damaged file."""
+def views(full: UInt8, manifest: ModelManifest) -> ReferenceViews:
+    """All views of a picture that `decode` gave."""
     clip, detector = manifest.clip, manifest.detector
-    full = decode(data)
     original = cap(full, manifest.preprocessing.original_cap)
     return ReferenceViews(
         full=full,
@@ -59,7 +59,7 @@ def views(data: bytes, manifest: ModelManifest) -> ReferenceViews:
     )
 
 
-def object_crops(seen: ReferenceViews, boxes: Float64, manifest: ModelManifest) -> UInt8:
+def object_crops(seen: ReferenceViews, boxes: Boxes, manifest: ModelManifest) -> UInt8:
     """boxes [n, 4], xyxy in pixels of the full picture -> uint8 [n, S, S, 3], cut from the capped one."""
     height, width = seen.original.shape[:2]
     shrink = np.array([width / seen.size[0], height / seen.size[1]] * 2)
@@ -79,7 +79,10 @@ def object_crops(seen: ReferenceViews, boxes: Float64, manifest: ModelManifest) 
 
 
 def decode(data: bytes) -> UInt8:
-    """First frame of an image file, every pixel of it, turned as its EXIF orientation says."""
+    """First frame of an image file, every pixel of it, turned as its EXIF orientation says.
+
+    Raises what Pillow raises for a damaged file.
+    """
     image = Image.open(io.BytesIO(data))
     image.load()
     return upright(_to_rgb(image), image.getexif().get(_EXIF_ORIENTATION, 1))
@@ -127,21 +130,21 @@ def letterbox(pixels: UInt8, canvas: int, pad_value: int, *, centred: bool) -> U
 
 
 def to_original(
-    boxes: Float64, capped: tuple[int, int], original: tuple[int, int], canvas: int, *, centred: bool
+    boxes: Boxes, capped: tuple[int, int], original: tuple[int, int], canvas: int, *, centred: bool
 ) -> Float64:
     """boxes [n, 4] on the canvas -> [n, 4] in the original of size (w, h), clipped; `capped`: what was letterboxed."""
     left, top, width, height = place(*capped, canvas, centred=centred)
-    share = (np.asarray(boxes, np.float64) - [left, top, left, top]) / [width, height, width, height]
-    return np.clip(share, 0, 1) * ([*original, *original])
+    share: Float64 = (boxes - np.array([left, top] * 2, np.float64)) / np.array([width, height] * 2)
+    return np.asarray(share.clip(0, 1) * np.array([*original, *original]))
 
 
 def to_canvas(
-    boxes: Float64, original: tuple[int, int], capped: tuple[int, int], canvas: int, *, centred: bool
+    boxes: Boxes, original: tuple[int, int], capped: tuple[int, int], canvas: int, *, centred: bool
 ) -> Float64:
     """boxes [n, 4] in the original of size (w, h) -> [n, 4] on the canvas that its capped copy lies on."""
     left, top, width, height = place(*capped, canvas, centred=centred)
-    share = np.asarray(boxes, np.float64) / ([*original, *original])
-    return share * [width, height, width, height] + [left, top, left, top]
+    share: Float64 = boxes / np.array([*original, *original], np.float64)
+    return np.asarray(share * np.array([width, height] * 2) + np.array([left, top] * 2))
 
 
 def centre_crop(pixels: UInt8, size: int, interpolation: str) -> UInt8:
@@ -153,7 +156,7 @@ def centre_crop(pixels: UInt8, size: int, interpolation: str) -> UInt8:
 
 
 def square_crop(
-    pixels: UInt8, box: Sequence[float] | Float64, size: int, *, margin: float, pad_value: int, interpolation: str
+    pixels: UInt8, box: Sequence[float] | Boxes, size: int, *, margin: float, pad_value: int, interpolation: str
 ) -> UInt8:
     """One object (box xyxy in `pixels`) with `margin` of its longer side on each side, as uint8 [size, size, 3].
 
@@ -212,7 +215,7 @@ def resize(
         for tap in range(weight.shape[1]):
             total += spread[tap] * values.take(index[:, tap], axis)
         values = total
-    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+    return _rounded(values)
 
 
 def _taps(
@@ -292,4 +295,6 @@ def _over_white(colour: Float64, opacity: Float64) -> UInt8:
 
 
 def _rounded(values: Float64) -> UInt8:
-    return np.floor(values + 0.5).astype(np.uint8)
+    """To whole levels, halves up; what the cubic filter overshoots is clipped."""
+    levels: UInt8 = np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+    return levels

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 
 import stack as stack_package
+from models.manifest import ModelManifest, load_manifest
+from models.settings import chosen_folder
 from stack import ports
 from stack.artifacts import Artifact
 from stack.component import Launch, Progress, Usage
@@ -77,8 +79,15 @@ class Triton:
             "grpc": settings.port(ports.TRITON_GRPC),
             "metrics": settings.port(ports.TRITON_METRICS),
         }
-        self.usage = Usage(memory_mb=1000, data_mb=50, shm_mb=256)
         self.ready_timeout_s = settings.triton_ready_timeout_s
+
+    @property
+    def usage(self) -> Usage:
+        """With the weights once more in the repository, and in memory in full precision."""
+        manifest = self._manifest()
+        paths = [manifest.path(file) for file in manifest.files] if manifest else []
+        weights_mb = sum(path.stat().st_size for path in paths if path.is_file()) >> 20
+        return Usage(memory_mb=1000 + 3 * weights_mb, data_mb=50 + weights_mb, shm_mb=256)
 
     def artifacts(self) -> Mapping[str, tuple[Artifact, ...]]:
         """Nothing from Maven."""
@@ -96,13 +105,10 @@ class Triton:
             relative = Path(STUB) if source == stub else source.relative_to(backend)
             _copy_once(source, self._backends / "python" / relative)
         self._folder.mkdir(parents=True, exist_ok=True)
-        if self._settings.triton_repository is None:
+        if manifest := self._manifest():
             from models.checks import check_manifest
-            from models.manifest import load_manifest
-            from models.settings import chosen_folder
             from triton_repo.build import build_repository
 
-            manifest = load_manifest(chosen_folder(self._settings.data_dir, self._settings.models))
             progress.message(f"models: {manifest.name} ({manifest.digest[:12]})")
             # A wrong graph is told here, with its name; the server would only say that a model is not ready.
             check_manifest(manifest)
@@ -174,6 +180,12 @@ class Triton:
     def clean(self) -> None:
         """Regions in /dev/shm outlive a killed server."""
         remove_shared_memory(self._settings.stack_id)
+
+    def _manifest(self) -> ModelManifest | None:
+        """The models that the repository is generated from; None when a built one was given."""
+        if self._settings.triton_repository is not None:
+            return None
+        return load_manifest(chosen_folder(self._settings.data_dir, self._settings.models))
 
     @property
     def _repository(self) -> Path:

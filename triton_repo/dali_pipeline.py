@@ -106,7 +106,7 @@ def serialize(manifest: ModelManifest, device: Device, path: Path) -> None:
 def gpu_present() -> bool:
     """Whether an NVIDIA driver with a device answers; asks the driver itself, which DALI would only try and fail."""
     try:
-        return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
     except OSError:
         return False
 

@@ -16,10 +16,9 @@ from huggingface_hub.utils import get_session
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import load_state_dict
 
-from models.export.architectures import check_tokenizer
 from models.export.errors import CheckpointError, HubError
 
-_WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)  # what open_clip looks for, the first first
+_WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)  # in the order in which open_clip looks for them
 _HUB_ANSWER_S = 5.0
 
 
@@ -91,23 +90,24 @@ def _folder(name: str, folder: Path) -> Checkpoint:
     path = folder / HF_CONFIG_NAME
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        config, preprocess = document["model_cfg"], document.get("preprocess_cfg", {})
-        found = (config["vision_cfg"].get("timm_model_name"), config["embed_dim"])
-        text = dict(config["text_cfg"])
+        found, preprocess = _towers(document["model_cfg"]), document.get("preprocess_cfg", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not describe a model ({type(error).__name__}: {error}); restore it, or name {file} instead"
         ) from None
-    check_tokenizer(text)
-    known = open_clip.get_model_config(name)
-    wanted = (known["vision_cfg"]["timm_model_name"], known["embed_dim"])
+    wanted = _towers(open_clip.get_model_config(name))
     if found != wanted:
-        raise CheckpointError(
-            f"{path} describes {found[0]} with dim {found[1]}, but {name} is {wanted[0]}, {wanted[1]}"
-        )
+        raise CheckpointError(f"{path} describes {found}, but {name} is {wanted}; name the architecture that it is of")
     return Checkpoint(file, f"local-dir:{folder}", preprocess)
 
 
+def _towers(config: Mapping[str, Any]) -> str:
+    """What tells architectures apart, for people. Sizes of pictures and contexts may differ within one."""
+    image, text = config["vision_cfg"].get("timm_model_name"), config["text_cfg"].get("width")
+    return f"{image} with a text tower of width {text} and dim {config['embed_dim']}"
+
+
 def _reason(error: Exception) -> str:
-    """The first words of a message that may list a thousand tensors."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    """The first sentence of a message that may list a thousand tensors, or go on with advice to programmers."""
+    sentence = " ".join(str(error).split()).split(". ")[0]
+    return f"{type(error).__name__}: {sentence[:160]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -53,18 +53,14 @@ def export_clip(
     """
     if pretrained is not None and checkpoint is not None:
         raise click.UsageError("--pretrained and --checkpoint exclude each other: weights come from one place")
-    from models.export.clip import ClipRequest, export
+    from models.export.clip import FETCH, ClipRequest, export
 
     console = Console()
 
     @contextmanager
     def step(title: str) -> Iterator[None]:
         begun = time.monotonic()
-        # The hub's client draws a bar of its own.
-        if console.is_terminal and title != "fetch weights":
-            with console.status(title):
-                yield
-        else:
+        with console.status(title) if console.is_terminal and title != FETCH else nullcontext():
             yield
         _say(console, f"{title:<26} {time.monotonic() - begun:6.1f} s")
 
@@ -81,9 +77,8 @@ def export_clip(
     store = ModelStore(ModelSettings.load().models_dir)
     exported = export(request, store, step)
     spec = exported.spec
-    _say(
-        console, f"lowest cosine to the original: images {exported.image_cosine:.6f}, texts {exported.text_cosine:.6f}"
-    )
+    cosines = f"images {exported.image_cosine:.6f}, texts {exported.text_cosine:.6f}"
+    _say(console, f"lowest cosine to the original: {cosines}")
     size = f"{exported.size_bytes / 1e6:.0f} MB"
     _say(console, f"{spec.name}: {spec.dim} dimensions, {spec.image_size} px, {size} in {store.folder}")
     _say(console, f"next: sightlog models use {spec.name}")

@@ -26,6 +26,7 @@ from models.store import ModelStore
 from models.tokenizer import PAD
 
 IMAGE_ONNX, TEXT_ONNX = "clip_image.onnx", "clip_text.onnx"
+FETCH = "fetch weights"  #: the step during which the hub's client draws its own progress bar
 
 #: Is told the name of each long step, which lasts as long as the context that it returns.
 Steps = Callable[[str], AbstractContextManager[object]]
@@ -88,7 +89,7 @@ def export(request: ClipRequest, store: ModelStore, step: Steps = nullcontext) -
 def _checkpoint(architecture: str, tag: str, path: Path | None, step: Steps) -> Checkpoint:
     if path is not None:
         return local_checkpoint(architecture, path)
-    with step("fetch weights"):
+    with step(FETCH):
         return hub_checkpoint(architecture, tag)
 
 

@@ -174,14 +174,23 @@ def test_a_folder_without_weights_or_description_is_one_error(tmp_path: Path) ->
 
 
 def test_a_folder_of_another_architecture_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"describes fastvit_mci2 with dim 512, but {NAME} is fastvit_mci0"):
+    with pytest.raises(CheckpointError, match=f"describes fastvit_mci2 with .* but {NAME} is fastvit_mci0"):
         local_checkpoint(NAME, folder_with(tmp_path / "s2", model_config("MobileCLIP2-S2")))
 
 
 def test_a_folder_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     config = model_config(NAME, hf_tokenizer_name="google/gemma-2b")
+    folder = folder_with(tmp_path / "gemma", config)
     with pytest.raises(ExportError, match="another tokenizer than CLIP"):
-        local_checkpoint(NAME, folder_with(tmp_path / "gemma", config))
+        export(ClipRequest(NAME, checkpoint=folder), ModelStore(tmp_path / "store"))
+
+
+def test_a_folder_whose_pictures_are_prepared_otherwise_is_refused(tmp_path: Path) -> None:
+    config = model_config(NAME)
+    config["preprocess_cfg"] = {**PLAIN, "resize_mode": "squash"}
+    folder = folder_with(tmp_path / "squashed", config)
+    with pytest.raises(ExportError, match="only 'shortest' is supported"):
+        export(ClipRequest(NAME, checkpoint=folder), ModelStore(tmp_path / "store"))
 
 
 def test_a_bad_checkpoint_leaves_the_store_as_it_was(small_file: Path, tmp_path: Path) -> None:

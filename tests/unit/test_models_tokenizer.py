@@ -59,6 +59,24 @@ def test_a_lone_surrogate_is_encoded_and_not_refused(tokenizer: ClipTokenizer) -
     assert EOT in row
 
 
+def test_the_work_for_a_word_without_end_grows_with_its_length_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one query of 10 kB without a space keeps the search agent busy for seconds."""
+
+    class Counting(dict[tuple[str, str], int]):
+        lookups = 0
+
+        def get(self, *arguments: Any) -> Any:
+            self.lookups += 1
+            return super().get(*arguments)
+
+    tokenizer = ClipTokenizer()
+    ranks = Counting(tokenizer._ranks)
+    monkeypatch.setattr(tokenizer, "_ranks", ranks)
+    word = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), 10_000))
+    assert tokenizer.encode([word])[0, -1] == EOT
+    assert 10_000 < ranks.lookups < 60_000
+
+
 def test_a_context_without_room_for_both_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         ClipTokenizer(1)
