@@ -91,7 +91,8 @@ def _detections(seen: ImageInference, classes: tuple[str, ...]) -> tuple[Detecti
     if highest >= len(classes):
         # Detectors that end in rows do not tell how many classes they have, so an import cannot always notice it.
         raise ItemBroken(
-            "unknown_class", f"the detector found class {highest}, {len(classes)} have names; import it with all of them"
+            "unknown_class",
+            f"the detector found class {highest}, {len(classes)} have names; import it with all of them",
         )
     boxes = seen.boxes.tolist()
     normalised = (seen.boxes / np.array([seen.width, seen.height] * 2, dtype=np.float32)).tolist()

@@ -13,6 +13,7 @@ pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI: pip install 'sight
 
 from nvidia.dali import Pipeline
 
+from load_tests import parity
 from models import reference
 from models.decoding import ImageError
 from models.manifest import ModelManifest
@@ -211,3 +212,14 @@ def test_the_graph_for_the_gpu_is_written_without_one(tmp_path: Path) -> None:
     # The executor of Triton's backend cannot hand the shape of what the GPU decoded to the CPU.
     assert b"PeekImageShape" in written
     assert b"Shapes" not in written
+
+
+@device
+def test_the_benchmark_finds_the_path_equal(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("load_tests.parity_pictures.SIZES", ((641, 479), (333, 777), (250, 190)))
+    monkeypatch.setattr("load_tests.parity_pictures._photographs", lambda: [])
+    monkeypatch.setattr(parity, "_random_tower", lambda name, size: None)
+    figures = parity.measure(None, 8, devices=[f"dali_{device}"])
+    assert figures["pass"] is True
+    assert figures[f"dali_{device}_tiny_crop_cosine_min"] >= parity.MUST_COSINE
+    assert figures[f"dali_{device}_centre_crop_mean"] <= RESIZE[device][1]

@@ -11,6 +11,7 @@ import pytest
 
 from load_tests import parity
 from load_tests.parity_pictures import Picture, pictures
+from models.decoding import decode_upright
 from models.manifest import ModelManifest
 from models.photos import photos
 from models.preprocessing import letterbox
@@ -60,7 +61,7 @@ def test_a_path_that_crops_elsewhere_does_not_pass(monkeypatch: pytest.MonkeyPat
 def test_another_shape_is_an_error_that_names_step_and_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = StepFunctions(letterbox=lambda image, canvas, pad, centred: letterbox(image, canvas + 1, pad))
     monkeypatch.setattr(parity, "_path", lambda name: with_functions(wrong))
-    with pytest.raises(parity.ParityError, match="letterbox of shape .* for photo-0"):
+    with pytest.raises(parity.ParityError, match=r"letterbox of shape .* for photo-0"):
         parity.measure(None, devices=["python_cpu"])
 
 
@@ -88,11 +89,17 @@ def test_the_module_runs_by_itself_and_ends_with_its_verdict(
     assert not any(key.startswith("dali_gpu") for key in printed)
 
 
-def test_pictures_cover_every_orientation_and_come_out_upright() -> None:
-    shown = pictures(8)
-    names = [picture.name for picture in shown]
-    assert all(any(name.endswith(f"exif-{orientation}") for name in names) for orientation in range(1, 9))
-    for picture in shown[:8]:
-        width, height = (int(side) for side in picture.name.split("-")[1].split("x"))
-        prepared = parity._path("python_cpu")(parity._models(None)[0].manifest, [picture.data])[0]
-        assert prepared.size.tolist() == [width, height]
+def test_without_dali_its_paths_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    figures = parity.measure(None)
+    assert figures["dali_cpu"] == figures["dali_gpu"] == "not measured: install sightlog[dali]"
+    assert figures["pass"] is True
+
+
+def test_pictures_cover_every_orientation_and_come_out_upright(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("load_tests.parity_pictures.SIZES", ((90, 60),))
+    monkeypatch.setattr("load_tests.parity_pictures._photographs", lambda: [])
+    shown = pictures(8)[:8]
+    assert [picture.name for picture in shown] == [f"scene-90x60-exif-{orientation}" for orientation in range(1, 9)]
+    for picture in shown:
+        assert decode_upright(picture.data).pixels.size == (90, 60)
