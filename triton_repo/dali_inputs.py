@@ -66,7 +66,9 @@ def _bare_jpeg(data: bytes, orientation: int) -> bytes | None:
 def _joined(parts: list[bytes], data: bytes, at: int, frame: int | None) -> bytes | None:
     """The parts and the coded data that begins at `at`."""
     if frame == _PROGRESSIVE:
-        return b"".join([*parts, data[at:]])
+        # Several scans with tables between them. Without its end the file is cut off, which a GPU decodes to half-grey.
+        end = data.rfind(bytes([0xFF, _EOI]), at)
+        return b"".join([*parts, data[at : end + 2]]) if end >= 0 else None
     # One scan to the end. A marker in its midst is damage: libjpeg, as DALI drives it, fills the rest with grey.
     marker = _MARKER.search(data, at)
     if frame is None or marker is None or marker[0][1] != _EOI:

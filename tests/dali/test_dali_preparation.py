@@ -147,9 +147,11 @@ def test_damage_that_only_decoding_shows_costs_no_neighbour_and_no_later_batch(
 ) -> None:
     good = PICTURES["jpeg"]
     whole = encoded(photo("coffee.png").convert("RGB"), "JPEG", progressive=True)
+    tables = whole.rindex(b"\xff\xc4") + 5  # of the last scan
+    damaged = whole[:tables] + b"\xff" * 16 + whole[tables + 16 :]
     preparation = DaliPreparation(manifest_with(), device, batch_size=8)
     with caplog.at_level(logging.WARNING):
-        rows = preparation.prepare([good, whole[: len(whole) // 2], good])
+        rows = preparation.prepare([good, damaged, good])
     assert "one by one" in caplog.text
     assert isinstance(rows[1], ImageError)
     assert rows[1].code == "undecodable"

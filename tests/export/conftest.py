@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -43,5 +44,11 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         return file
 
     yield path
-    for file in folder.iterdir():  # each has hundreds of megabytes, and pytest keeps its last folders
-        file.unlink()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def removed(tmp_path: Path) -> Iterator[None]:
+    """Checkpoints have hundreds of megabytes, and pytest would keep those of its last runs."""
+    yield
+    shutil.rmtree(tmp_path)

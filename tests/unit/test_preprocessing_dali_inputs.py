@@ -167,3 +167,10 @@ def small_jpegs() -> list[bytes]:
 
 
 SMALL = small_jpegs()
+
+
+def test_a_progressive_jpeg_without_its_end_is_refused() -> None:
+    whole = encoded(photo("coffee.png").convert("RGB"), "JPEG", progressive=True)
+    assert dali_ready(whole)
+    with pytest.raises(ImageError, match="undecodable"):
+        dali_ready(whole[: len(whole) // 2])
