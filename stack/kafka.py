@@ -130,6 +130,12 @@ def group_lag(bootstrap: str, group: str, topic: str, timeout_s: float = 15.0) -
         consumer.close()
 
 
+def cluster_id(number: uuid.UUID) -> str:
+    """As Kafka writes one, but never with - in front, which its storage tool would take for an option."""
+    first, *rest = number.bytes
+    return base64.urlsafe_b64encode(bytes([first & 0x7F, *rest])).decode().rstrip("=")
+
+
 class Kafka:
     """The broker as a supervised process."""
 
@@ -224,7 +230,7 @@ class Kafka:
         )
 
     def _format(self) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = cluster_id(uuid.uuid4())
         tool = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(self._properties))
         done = subprocess.run(
             # Little heap and the quick compiler only: this runs for a second, once.
