@@ -51,5 +51,10 @@ class LazyGroup(click.Group):
     def _missing(self, ctx: click.Context, name: str, error: ModuleNotFoundError) -> click.ClickException:
         extra = self._table[name].extra if name in self._table else ""
         wanted = f"sightlog[{extra}]" if extra else "sightlog"
-        path = " ".join(["sightlog", *ctx.command_path.split()[1:], name])
+        groups: list[str] = []
+        within: click.Context | None = ctx
+        while within is not None and within.parent is not None:
+            groups.insert(0, within.info_name or "")
+            within = within.parent
+        path = " ".join(["sightlog", *groups, name])
         return click.ClickException(f"`{path}` needs {error.name}: pip install '{wanted}'")
