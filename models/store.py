@@ -56,6 +56,11 @@ class Part:
             return self.spec.image_onnx, self.spec.text_onnx
         return (self.spec.onnx,)
 
+    def is_in(self, manifest: ModelManifest) -> bool:
+        """Whether the set was composed with this part."""
+        same_weights = all(manifest.files.get(file) == self.files[file] for file in self.weights)
+        return same_weights and self.spec in (manifest.clip, manifest.detector)
+
     @property
     def size_bytes(self) -> int:
         """Of all its files."""
