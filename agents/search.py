@@ -68,7 +68,6 @@ class Search:
         self._model = model_identity(manifest)
         self._tokenizer = ClipTokenizer(manifest.clip.context_length)
         self._triton = triton
-        self._opensearch = opensearch
         self._searcher = IndexSearcher(opensearch, settings.index, self._model)
         self._outbox = outbox
         self._reply_topics = re.compile(settings.reply_topics)

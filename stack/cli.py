@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sightlog.errors import ConfigurationError
+from sightlog.say import say
 from stack.console import ConsoleProgress
 from stack.errors import NotRunningError
 from stack.local import LocalStack
@@ -78,13 +79,13 @@ def up(data_dir: Path | None, port_offset: int | None, no_workers: bool) -> None
         outcome = local.up(progress)
     state = local.status()
     if outcome == "already running":
-        _print(console, f"the stack in {local.data_dir} is already running ({state.status}, pid {state.pid})")
+        say(console, f"the stack in {local.data_dir} is already running ({state.status}, pid {state.pid})")
         if port_offset is not None and port_offset != state.port_offset:
-            _print(console, f"it keeps its port offset {state.port_offset}: `sightlog down` first to change it")
+            say(console, f"it keeps its port offset {state.port_offset}: `sightlog down` first to change it")
     else:
-        _print(console, f"the stack is ready after {time.monotonic() - begun:.1f} s")
+        say(console, f"the stack is ready after {time.monotonic() - begun:.1f} s")
     _print_endpoints(console, local.endpoints())
-    _print(console, "next: `sightlog status`, `sightlog logs kafka`, `sightlog down`")
+    say(console, "next: `sightlog status`, `sightlog logs kafka`, `sightlog down`")
 
 
 @click.command()
@@ -104,9 +105,9 @@ def down(data_dir: Path | None, wipe: bool) -> None:
     console = Console()
     with console.status("stopping") if console.is_terminal else contextlib.nullcontext():
         ran = local.down(wipe=wipe)
-    _print(console, f"the stack in {local.data_dir} {'is stopped' if ran else 'was not running'}")
+    say(console, f"the stack in {local.data_dir} {'is stopped' if ran else 'was not running'}")
     if wipe:
-        _print(console, "its topics, indices and logs are deleted")
+        say(console, "its topics, indices and logs are deleted")
 
 
 @click.command()
@@ -167,14 +168,10 @@ def _lines(path: Path, count: int, follow: bool) -> Iterator[str]:
                 time.sleep(FOLLOW_S)
 
 
-def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 def _print_status(console: Console, local: LocalStack, state: StackState) -> None:
-    _print(console, f"{state.status}: stack in {local.data_dir}" + (f" ({state.detail})" if state.detail else ""))
+    say(console, f"{state.status}: stack in {local.data_dir}" + (f" ({state.detail})" if state.detail else ""))
     if state.java:
-        _print(console, state.java)
+        say(console, state.java)
     if not state.components:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -190,4 +187,4 @@ def _print_status(console: Console, local: LocalStack, state: StackState) -> Non
 def _print_endpoints(console: Console, endpoints: Endpoints) -> None:
     width = max(map(len, Endpoints.model_fields))
     for name, address in endpoints.model_dump().items():
-        _print(console, f"  {name:<{width}}  {address}")
+        say(console, f"  {name:<{width}}  {address}")

@@ -14,6 +14,7 @@ from models.manifest import ModelManifest, PreprocessingSpec, load_manifest
 from models.settings import SETS, ModelSettings, choose
 from models.store import ModelStore, Part, compose
 from sightlog.errors import SightlogError
+from sightlog.say import say
 from stack.console import ConsoleProgress
 from stack.local import LocalStack
 from stack.model_change import reload_models
@@ -58,10 +59,10 @@ def use(clip: str, detector: str | None, original_cap: int | None, no_restart: b
     with console.status("loading and running the models once"):
         manifest = _composed(settings.data_dir / SETS, clip_part, detector_part, preprocessing)
     choose(settings.data_dir, manifest)
-    _say(console, f"{manifest.name} is in use in {settings.data_dir}: {manifest.clip.dim} dimensions,")
-    _say(console, f"{len(manifest.detector.classes)} classes of objects, digest {manifest.digest[:12]}")
+    say(console, f"{manifest.name} is in use in {settings.data_dir}: {manifest.clip.dim} dimensions,")
+    say(console, f"{len(manifest.detector.classes)} classes of objects, digest {manifest.digest[:12]}")
     if detector is None:
-        _say(console, f"the detector is {detector_part.name}; --detector changes it")
+        say(console, f"the detector is {detector_part.name}; --detector changes it")
     _restart(console, settings.data_dir, manifest, no_restart)
 
 
@@ -86,14 +87,10 @@ def _composed(sets: Path, clip: Part, detector: Part, preprocessing: Preprocessi
 def _restart(console: Console, data_dir: Path, manifest: ModelManifest, no_restart: bool) -> None:
     local = LocalStack(data_dir)
     if local.status().status not in ("ready", "degraded"):
-        _say(console, "the next `sightlog up` starts with it")
+        say(console, "the next `sightlog up` starts with it")
     elif no_restart:
-        _say(console, "the running stack keeps the earlier models: `sightlog down` and `up` change them")
+        say(console, "the running stack keeps the earlier models: `sightlog down` and `up` change them")
     else:
         with ConsoleProgress(console) as progress:
             reload_models(local, progress)
-        _say(console, f"Triton and the workers run it; images go to the index images-{manifest.digest[:12]}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(console, f"Triton and the workers run it; images go to the index images-{manifest.digest[:12]}")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from models.settings import ModelSettings
 from models.store import ModelStore
+from sightlog.say import say
 
 
 @click.command()
@@ -62,7 +63,7 @@ def export_clip(
         begun = time.monotonic()
         with console.status(title) if console.is_terminal and title != FETCH else nullcontext():
             yield
-        _say(console, f"{title:<26} {time.monotonic() - begun:6.1f} s")
+        say(console, f"{title:<26} {time.monotonic() - begun:6.1f} s")
 
     given = {"mean": mean, "std": std, "interpolation": interpolation}
     request = ClipRequest(
@@ -78,11 +79,7 @@ def export_clip(
     exported = export(request, store, step)
     spec = exported.spec
     cosines = f"images {exported.image_cosine:.6f}, texts {exported.text_cosine:.6f}"
-    _say(console, f"lowest cosine to the original: {cosines}")
+    say(console, f"lowest cosine to the original: {cosines}")
     size = f"{exported.size_bytes / 1e6:.0f} MB"
-    _say(console, f"{spec.name}: {spec.dim} dimensions, {spec.image_size} px, {size} in {store.folder}")
-    _say(console, f"next: sightlog models use {spec.name}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{spec.name}: {spec.dim} dimensions, {spec.image_size} px, {size} in {store.folder}")
+    say(console, f"next: sightlog models use {spec.name}")
