@@ -10,6 +10,7 @@ from typing import Any
 import faust
 from faust.streams import Stream
 
+from agents.allocation import keep_large_buffers
 from agents.delivery.outbox import Outbox
 from agents.delivery.producer import ConfirmedProducer
 from agents.index.mappings import ModelIdentity
@@ -28,6 +29,7 @@ def new_app(name: str, settings: AgentSettings) -> faust.App:
     return faust.App(
         f"sightlog-{name}",
         broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
+        broker_client_id=settings.client_id,
         store="memory://",
         web_enabled=False,
         topic_allow_declare=False,
@@ -80,6 +82,7 @@ def attach(app: faust.App, topic: str, agent: Agent) -> faust.App:
 
 def run_worker(app: faust.App, *, loglevel: str = "info") -> None:
     """Run the app until SIGTERM or SIGINT."""
+    keep_large_buffers()
     # One line a request otherwise.
     logging.getLogger("opensearch").setLevel(logging.WARNING)
     worker: Any = faust.Worker(app, loglevel=loglevel, redirect_stdouts=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from agents.delivery.retry import Backoff
 from agents.delivery.window import WindowLimits
@@ -15,6 +15,20 @@ from models.settings import ModelSettings
 from sightlog.settings import ENV_PREFIX, MAX_RECORD_BYTES, Settings
 
 _MIB = 1024 * 1024
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+#: Written as `host:port[,host:port]` in the environment, in the endpoints of a stack and by `sightlog config`.
+Hosts = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^([^\s:,/]+|\[[^\s,/]+\]):\d+$")], ...],
+    Field(min_length=1),
+    NoDecode,
+    BeforeValidator(_split),
+    PlainSerializer(",".join, return_type=str, when_used="json"),
+]
 
 
 class IndexSettings(Settings):
@@ -47,7 +61,10 @@ class IndexSettings(Settings):
 class AgentSettings(ModelSettings):
     """What the vision, indexer and search workers need to know."""
 
-    triton: str = Field("127.0.0.1:18001", description="gRPC endpoint of Triton, host:port")
+    triton: Hosts = Field(
+        ("127.0.0.1:18001",), description="gRPC endpoints of Triton, host:port[,host:port]; all serve the same models"
+    )
+    client_id: str = Field("sightlog", description="name of this process among the members of its Kafka group")
     opensearch: str = Field("http://127.0.0.1:19200", description="URL of OpenSearch")
     index: IndexSettings = Field(default_factory=IndexSettings)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import faust
 import numpy as np
 from faust.streams import Stream
@@ -60,9 +58,9 @@ class Vision:
                 await self._outbox.bury(record, cause, image_id)
 
     async def _describe(self, record: Record, event: ImageUploaded, image_id: str) -> EmbeddingDocument:
-        data = await self._sources.read(event)
+        file = await self._sources.read(event)
         timeout = self._settings.inference_timeout
-        seen = await until_up("vision", lambda: self._triton.infer_image(data, timeout), self._settings.backoff)
+        seen = await until_up("vision", lambda: self._triton.infer_image(file.data, timeout), self._settings.backoff)
         return EmbeddingDocument(
             image_id=image_id,
             version=log_version(record.timestamp_ms, record.offset),
@@ -76,8 +74,8 @@ class Vision:
             metadata=event.metadata,
             dataref=event.dataref,
             content_type=event.datacontenttype,
-            sha256=event.sha256 or hashlib.sha256(data).hexdigest(),
-            size_bytes=len(data),
+            sha256=file.sha256,
+            size_bytes=len(file.data),
             width=seen.width,
             height=seen.height,
             model=ModelRef(name=self._manifest.name, digest=self._manifest.digest),

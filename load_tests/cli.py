@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-_BENCHES = {name: f"load_tests.{name}" for name in ("quality", "stream", "search", "models", "parity")}
+_BENCHES = {name: f"load_tests.{name}" for name in ("quality", "stream", "search", "models", "parity", "gpu")}
 
 
 @click.command()
@@ -19,7 +19,8 @@ _BENCHES = {name: f"load_tests.{name}" for name in ("quality", "stream", "search
 def bench(name: str, images: int | None, as_json: bool) -> None:
     """Measure the stack that runs in the data folder; without one, start one and stop it afterwards.
 
-    `models` and `parity` need no stack.
+    `models` and `parity` need no stack; `gpu` starts its own, writes gpu.json and pictures into the current folder, and
+    takes more options as `python -m load_tests.gpu --help`.
 
     \b
     quality   R@1 and mAP of text queries over unseen scenes, through the topics
@@ -27,6 +28,7 @@ def bench(name: str, images: int | None, as_json: bool) -> None:
     search    latency of a search through the topics against the same search without them
     models    milliseconds an image and a query of the models in use, against raw onnxruntime
     parity    every preprocessing path against the NumPy reference, step by step, and the vectors that follow
+    gpu       on a machine with a GPU: the pipeline through Triton beside itself without it, and event to searchable
 
     \b
     Examples:

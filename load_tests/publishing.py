@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from sightlog.client import Client
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt
 from sightlog.errors import SightlogError
-from sightlog.events import new_upload
+from sightlog.events import ImageUploaded, new_upload
 from sightlog.follow import Follower
 from sightlog.settings import ClientSettings
 
@@ -27,12 +27,23 @@ class Published:
     seconds: float = 0.0
 
 
+def inline(photo: Photo, tag: str) -> ImageUploaded:
+    """The event that carries a photo's bytes."""
+    return new_upload(photo.jpeg, source="/sightlog/bench", tags=(tag,))
+
+
 def publish_and_wait(
-    console: Console, settings: ClientSettings, photos: Sequence[Photo], tag: str, rate: float | None = None
+    console: Console,
+    settings: ClientSettings,
+    photos: Sequence[Photo],
+    tag: str,
+    rate: float | None = None,
+    *,
+    upload: Callable[[Photo, str], ImageUploaded] = inline,
 ) -> Published:
     """Publish the photos, at `rate` images/s or as fast as the broker takes them, and wait until all are searchable.
 
-    Raises SightlogError when one of them becomes a dead letter.
+    `upload`: from a photo and the tag to its event. Raises SightlogError when one of them becomes a dead letter.
     """
     image_ids = [f"{tag}-{number}" for number in range(len(photos))]
     published = Published(dict.fromkeys(image_ids))  # type: ignore[arg-type]  # each gets its receipt below
@@ -41,7 +52,7 @@ def publish_and_wait(
         for number, (image_id, photo) in enumerate(zip(image_ids, photos, strict=True)):
             if rate is not None:
                 time.sleep(max(0.0, started + number / rate - time.monotonic()))
-            client.publish_async(new_upload(photo.jpeg, source="/sightlog/bench", tags=(tag,)), key=image_id)
+            client.publish_async(upload(photo, tag), key=image_id)
         client.flush()
         task = progress.add_task("searchable", total=len(image_ids))
         for image_id, outcome in follower.outcomes(image_ids):

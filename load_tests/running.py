@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from stack.local import LocalStack
 
 #: Port offsets tried for a stack of our own, far from the default.
 _OFFSETS = range(4000, 20_000, 400)
+#: A part of the warm-up that takes more than this share of the cheapest before it is not cheaper.
+_CHEAPER = 0.9
+#: Parts of a warm-up at most, where a busy machine lets it never settle.
+_MOST_PARTS = 10
 
 
 @contextmanager
@@ -57,10 +62,37 @@ def forget(settings: AgentSettings, tag: str) -> None:
     asyncio.run(delete())
 
 
-def cpu_seconds(stack: LocalStack, component: str) -> float:
-    """User and system time that a component has used so far."""
-    times = psutil.Process(stack.pid(component)).cpu_times()
-    return times.user + times.system
+def cpu_seconds(stack: LocalStack, *components: str) -> float:
+    """User and system time that components, and what they started, have used so far; of the `supervisor`: all."""
+    total = 0.0
+    for component in components:
+        process = psutil.Process(stack.pid(component))
+        for one in (process, *process.children(recursive=True)):
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def machine_cpu_seconds() -> float:
+    """Time that all cores were busy so far, whoever kept them busy."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+
+
+def warm_up(cpu: Callable[[], float]) -> Iterator[int]:
+    """Number parts of work, all alike, until two in a row are no cheaper; `cpu`: seconds spent so far.
+
+    The virtual machines of Kafka and OpenSearch compile what is hot during the first thousand images and more; until
+    then that takes as much CPU as their work.
+    """
+    cheapest, no_cheaper, part = math.inf, 0, 0
+    while no_cheaper < 2 and part < _MOST_PARTS:
+        part += 1
+        before = cpu()
+        yield part
+        cost = cpu() - before
+        no_cheaper = 0 if cost < _CHEAPER * cheapest else no_cheaper + 1
+        cheapest = min(cheapest, cost)
 
 
 def machine() -> dict[str, str | int]:

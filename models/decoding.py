@@ -21,7 +21,9 @@ EMPTY = "empty"
 UNSUPPORTED_FORMAT = "unsupported_format"
 UNDECODABLE = "undecodable"
 TOO_MANY_PIXELS = "too_many_pixels"
-ERROR_CODES = frozenset({EMPTY, UNSUPPORTED_FORMAT, UNDECODABLE, TOO_MANY_PIXELS})
+#: Of a picture that the models have no finite answer to.
+UNEMBEDDABLE = "unembeddable"
+ERROR_CODES = frozenset({EMPTY, UNSUPPORTED_FORMAT, UNDECODABLE, TOO_MANY_PIXELS, UNEMBEDDABLE})
 
 #: 50 million pixels decode to 150-200 MB, which a preprocessing instance can hold.
 DEFAULT_MAX_PIXELS = 50_000_000

@@ -20,7 +20,8 @@ _COMMANDS = {
     "models": Lazy("models.cli:models", "Export, import, look at and choose models.", "stack"),
     "worker": Lazy("agents.cli:worker", "Run one worker in the foreground.", "agents"),
     "config": Lazy("agents.cli:config", "Print every setting and the variable that sets it.", "agents"),
-    "bench": Lazy("load_tests.cli:bench", "Measure quality, streaming, search, models, parity.", "stack"),
+    "bench": Lazy("load_tests.cli:bench", "Measure quality, streaming, search, models, parity, the GPU.", "stack"),
+    "tune": Lazy("load_tests.tune:tune", "Find the settings that serve most on this machine.", "stack"),
 }
 
 

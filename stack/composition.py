@@ -11,7 +11,7 @@ from stack.kafka import Kafka
 from stack.opensearch import OpenSearch
 from stack.settings import StackSettings
 from stack.triton import Triton
-from stack.workers import Worker
+from stack.workers import topics_for, workers_of
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,9 @@ def compose(settings: StackSettings) -> Composition:
     if {"kafka", "opensearch"} & set(settings.components):
         java = select_java(settings.java_home)
         if "kafka" in settings.components:
-            services.append(Kafka(settings, cache, java))
+            services.append(Kafka(settings, cache, java, topics_for(settings)))
         if "opensearch" in settings.components:
             services.append(OpenSearch(settings, cache, java))
     if "triton" in settings.components:
         services.append(Triton(settings))
-    names = settings.worker_names if settings.workers else ()
-    return Composition(settings, cache, java, tuple(services), tuple(Worker(settings, name) for name in names))
+    return Composition(settings, cache, java, tuple(services), workers_of(settings))

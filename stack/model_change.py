@@ -13,8 +13,9 @@ from stack.local import LocalStack
 from stack.settings import StackSettings
 from stack.supervisor import SETTINGS_FILE
 from stack.triton import Triton
+from stack.workers import workers_of
 
-_VISION, _INDEXER = "worker-vision", "worker-indexer"
+_VISION, _INDEXER = "sightlog-vision", "sightlog-indexer"
 _POLL_S = 0.2
 
 
@@ -25,14 +26,15 @@ def reload_models(local: LocalStack, told: Progress, drain_timeout_s: float = 60
     Raises StartError, NotRunningError.
     """
     running = StackSettings.model_validate_json((local.data_dir / SETTINGS_FILE).read_bytes())
-    workers = [f"worker-{name}" for name in running.worker_names] if running.workers else []
-    restarted = ["triton", *workers]
+    workers = workers_of(running)
+    vision = [worker.name for worker in workers if worker.group == _VISION]
+    restarted = ["triton", *(worker.name for worker in workers)]
     try:
-        if _VISION in workers and _INDEXER in workers:
-            local.stop_component(_VISION)
-            _drain_indexer(local, told, drain_timeout_s)
-        told.message("stopping Triton and the workers")
         with ThreadPoolExecutor() as threads:
+            if vision and any(worker.group == _INDEXER for worker in workers):
+                list(threads.map(local.stop_component, vision))
+                _drain_indexer(local, told, drain_timeout_s)
+            told.message("stopping Triton and the workers")
             list(threads.map(local.stop_component, restarted))
         Triton(running).prepare(told)
     finally:
@@ -46,7 +48,7 @@ def reload_models(local: LocalStack, told: Progress, drain_timeout_s: float = 60
 def _drain_indexer(local: LocalStack, told: Progress, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     bootstrap, topic = local.endpoints().kafka, Topics.load().embedded
-    while lag := group_lag(bootstrap, "sightlog-indexer", topic):
+    while lag := group_lag(bootstrap, _INDEXER, topic):
         if time.monotonic() > deadline:
             told.message(f"{lag} embedded images are not indexed yet; they become dead letters (model_mismatch)")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -34,6 +34,8 @@ class StackSettings(BaseSettings):
     components: tuple[ComponentName, ...] = ALL_COMPONENTS
     workers: bool = Field(True, description="Also run the Faust workers")
     worker_names: tuple[str, ...] = ("vision", "indexer", "search")
+    vision_workers: int = Field(1, ge=1, le=64, description="Processes of the vision worker, which share its topic")
+    indexer_workers: int = Field(1, ge=1, le=64, description="Processes of the indexer, which share its topic")
 
     kafka_heap_mb: int = Field(512, ge=128)
     opensearch_heap_mb: int = Field(512, ge=256)
@@ -43,6 +45,14 @@ class StackSettings(BaseSettings):
     models: Path | None = Field(
         None, description="Folder of a model manifest; else what `sightlog models use` chose, else the tiny models"
     )
+    triton_profile: Literal["cpu", "fused", "ensemble"] = Field(
+        "cpu", description="What runs the models: python on CPU, one pipelined model on each GPU, or steps on GPUs"
+    )
+    triton_gpus: tuple[int, ...] = Field((0,), description="Numbers of the GPUs that the GPU profile uses")
+    triton_gpu: dict[str, Any] = Field(
+        default_factory=dict,
+        description='Settings of the GPU profile as JSON, {"batch": 16}; else as tuned, or defaults',
+    )
     triton_repository: Path | None = Field(None, description="A built model repository; else one is generated")
     triton_ready_models: tuple[str, ...] = Field(("image_pipeline",), description="Models that must be ready")
 
@@ -50,6 +60,9 @@ class StackSettings(BaseSettings):
     kafka_ready_timeout_s: float = Field(60, gt=0)
     opensearch_ready_timeout_s: float = Field(120, gt=0)
     triton_ready_timeout_s: float = Field(90, gt=0)
+    triton_gpu_ready_timeout_s: float = Field(
+        900, gt=0, description="The same on a GPU, where the first start compiles"
+    )
     worker_ready_timeout_s: float = Field(60, gt=0)
     stop_timeout_s: float = Field(20, gt=0, description="After this a stopping child is killed")
     download_timeout_s: int = Field(60, ge=1, description="Silence after which a download has failed")

@@ -9,7 +9,9 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -20,8 +22,12 @@ from stack import ports
 from stack.artifacts import Artifact
 from stack.component import Launch, Progress, Usage
 from stack.errors import PreflightError
-from stack.processes import remove_shared_memory, shared_memory_prefix
+from stack.mps import PROGRAM, MultiProcessService
+from stack.processes import marked_environment, remove_shared_memory, shared_memory_prefix
 from stack.settings import HOST, StackSettings
+
+if TYPE_CHECKING:
+    from triton_repo.serving_settings import ServingSettings
 
 STUB = "triton_python_backend_stub"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -79,7 +85,8 @@ class Triton:
             "grpc": settings.port(ports.TRITON_GRPC),
             "metrics": settings.port(ports.TRITON_METRICS),
         }
-        self.ready_timeout_s = settings.triton_ready_timeout_s
+        self._on_gpu = settings.triton_profile != "cpu"
+        self.ready_timeout_s = settings.triton_gpu_ready_timeout_s if self._on_gpu else settings.triton_ready_timeout_s
 
     @property
     def usage(self) -> Usage:
@@ -113,7 +120,9 @@ class Triton:
             # A wrong graph is told here, with its name; the server would only say that a model is not ready.
             check_manifest(manifest)
             shutil.rmtree(self._repository, ignore_errors=True)
-            build_repository(manifest, self._repository)
+            build_repository(manifest, self._repository, self._serving(manifest), self._settings.triton_profile)
+        if self._server_flags() and not MultiProcessService.present():
+            progress.message(f"{PROGRAM} is not installed: the processes of Triton take turns on the GPU")
 
     def launch(self) -> Launch:
         """Loopback only, own shared-memory prefix."""
@@ -131,12 +140,13 @@ class Triton:
             f"--cache-directory={server / 'caches'}",
             f"--cache-config=local,size={settings.triton_cache_mb << 20}",
             # A repository for NVIDIA's container holds this form of its models too.
-            "--model-config-name=cpu",
+            *([] if self._on_gpu else ["--model-config-name=cpu"]),
             # Starts in 1 s instead of 9, and does not hang now and then.
             "--disable-auto-complete-config",
-            "--allow-gpu-metrics=false",
+            f"--allow-gpu-metrics={str(self._on_gpu).lower()}",
             "--exit-timeout-secs=10",
             *(f"--backend-config=python,{key}={value}" for key, value in shared_memory.items()),
+            *self._server_flags(),
         ]
         for kind, port in self.ports.items():
             command += [f"--{kind}-address={HOST}", f"--{kind}-port={port}"]
@@ -152,6 +162,10 @@ class Triton:
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(self._folder),
             "LANG": "C.UTF-8",
+            # What was compiled for a GPU is found again by the next start.
+            "TORCHINDUCTOR_CACHE_DIR": str(self._settings.cache_dir / "torchinductor"),
+            "TRITON_CACHE_DIR": str(self._settings.cache_dir / "torchinductor" / "triton"),
+            **self._side_by_side(),
         }
         return Launch(tuple(command), env, packages)
 
@@ -180,6 +194,32 @@ class Triton:
     def clean(self) -> None:
         """Regions in /dev/shm outlive a killed server."""
         remove_shared_memory(self._settings.stack_id)
+
+    def _serving(self, manifest: ModelManifest) -> ServingSettings:
+        """What was tuned for this machine, then what was asked for."""
+        from triton_repo.gpu_settings import GpuSettings
+        from triton_repo.serving_settings import ServingSettings
+        from triton_repo.tuning import load_tuning
+
+        settings = self._settings
+        tuned = load_tuning(settings.data_dir, manifest.digest, settings.triton_profile)
+        gpu = GpuSettings.from_json({**(tuned.gpu if tuned else {}), **settings.triton_gpu})
+        serving = tuned.serving_settings() if tuned else ServingSettings()
+        return replace(serving, gpu=gpu, gpus=settings.triton_gpus)
+
+    def _server_flags(self) -> list[str]:
+        """What the repository asks of its server: memory of the GPUs for the steps of the profile `ensemble`."""
+        from triton_repo.build import SERVER_FLAGS
+
+        path = self._repository / SERVER_FLAGS
+        return path.read_text(encoding="utf-8").split() if self._on_gpu and path.exists() else []
+
+    def _side_by_side(self) -> dict[str, str]:
+        """Where several processes share a GPU, the environment that lets them run at the same time."""
+        if not self._server_flags():
+            return {}
+        marks = marked_environment(self._settings.stack_id, self.name)
+        return MultiProcessService(self._folder / "mps").start(marks)
 
     def _manifest(self) -> ModelManifest | None:
         """The models that the repository is generated from; None when a built one was given."""

@@ -30,10 +30,12 @@ def repository(out: Path, profile: Profile, folder: Path | None) -> None:
 
     \b
     cpu          Python on CPU, as `sightlog up` runs it
+    fused        PyTorch and DALI on GPUs, the pipeline being one model; docs/gpu.md
+    ensemble     the same in steps; start the server with the flags in OUT/server.args
     onnxruntime  NVIDIA's container: DALI and ONNX Runtime on GPU
     tensorrt     the same with TensorRT; `scripts/tensorrt OUT` makes the plans, on the GPU that will run them
 
-    A server that is started with `--model-config-name=cpu` runs any of them as `cpu`.
+    A server that is started with `--model-config-name=cpu` runs onnxruntime and tensorrt as `cpu`.
 
     \b
     Examples:

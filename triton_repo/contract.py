@@ -58,6 +58,8 @@ class StepTensors:
     DET_BOXES = "det_boxes"
     DET_SCORES = "det_scores"
     DET_CLASSES = "det_classes"
+    #: All four as one row of numbers, in the profile `ensemble`.
+    DETECTIONS = "detections"
 
 
 @dataclass(frozen=True)

@@ -29,20 +29,24 @@ _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC
 _log = logging.getLogger(__name__)
 
 
-def preparation_graph(manifest: ModelManifest, device: Device) -> tuple[Any, ...]:
+def preparation_graph(manifest: ModelManifest, device: Device, *, streaming: bool = False) -> tuple[Any, ...]:
     """Nodes in the order of `OUTPUTS`, for use inside a `Pipeline`; its input IMAGE is uint8 [n], from `dali_ready`.
+
+    `streaming`: for one that is fed ahead. All JPEGs that the JPEG engine of a GPU can decode go there, instead of the
+    share that DALI finds best, and the fed bytes are not copied: who feeds them keeps them until the views are there.
 
     letterboxed uint8 [C, C, 3], centre uint8 [S, S, 3], original uint8 [h, w, 3], image_size int32 [2] (w, h).
     Sizes are computed in float64 with the formulas of `models.preprocessing`: DALI's own resize modes round otherwise
     and enlarge small pictures up to the cap.
     """
-    encoded = fn.external_source(name=IMAGE, dtype=types.UINT8, ndim=1)
+    encoded = fn.external_source(name=IMAGE, dtype=types.UINT8, ndim=1, no_copy=streaming)
     full = fn.decoders.image(
         encoded,
         device="mixed" if device == "gpu" else "cpu",
         output_type=types.RGB,
         # nvJPEG repeats chroma samples by default, libjpeg interpolates them.
         jpeg_fancy_upsampling=True,
+        hw_decoder_load=1.0 if streaming and device == "gpu" else None,
     )
     # Not full.shape(): the executor that Triton's backend starts does not let the CPU see what the GPU decoded. The
     # header is as good, because `dali_ready` wrote its orientation.

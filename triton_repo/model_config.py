@@ -42,6 +42,7 @@ class Runtime:
 
 
 PYTHON = Runtime(backend="python")
+PYTHON_GPU = Runtime(backend="python", gpu=True)
 DALI = Runtime(backend="dali", gpu=True)
 ONNXRUNTIME = Runtime(platform="onnxruntime_onnx", gpu=True)
 TENSORRT = Runtime(platform="tensorrt_plan", gpu=True)
@@ -73,11 +74,13 @@ class Model:
     max_batch_size: int
     runtime: Runtime = PYTHON
     instances: int = 1  #: on a GPU: on each GPU
+    gpus: tuple[int, ...] = ()  #: which; empty: all
     queue_delay_us: int = 0
     queue: QueueLimit | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     #: Whether an instance runs a request before it counts as ready: these files, zeros for all other inputs.
     warmup: Mapping[str, SampleFile] | None = field(default_factory=dict)
+    source: str = ""  #: folder of its model.py, if that is not its name
     cached: bool = False  #: a server with a response cache may answer a repeated request from it
 
     def to_protobuf(self) -> pb.ModelConfig:
@@ -90,7 +93,7 @@ class Model:
             max_batch_size=self.max_batch_size,
             input=[spec.as_input() for spec in self.inputs],
             output=[spec.as_output() for spec in self.outputs],
-            instance_group=[pb.ModelInstanceGroup(count=self.instances, kind=kind)],
+            instance_group=[pb.ModelInstanceGroup(count=self.instances, kind=kind, gpus=self.gpus)],
             model_warmup=[] if self.warmup is None else self._warmup(self.warmup),
         )
         config.dynamic_batching.max_queue_delay_microseconds = self.queue_delay_us

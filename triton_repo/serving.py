@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb  # type: ignore[import-not-found]  # exists only inside a Triton stub
+import triton_python_backend_utils as pb  # exists only inside a Triton stub
 
 from models.decoding import ImageError
 from models.manifest import ModelManifest, load_manifest
+from sightlog.errors import SightlogError
 from triton_repo import contract
 from triton_repo.contract import PARAMETERS, StepTensors
 from triton_repo.dali_inputs import dali_ready
 from triton_repo.steps import Detections, ImageSteps, Prepared
+
+
+class RequestError(SightlogError):
+    """A request that no client of ours sends."""
 
 
 class ServedModel:
@@ -23,11 +28,13 @@ class ServedModel:
 
     manifest: ModelManifest
     parameters: dict[str, Any]
+    device: int  #: number of the GPU that the instance is on
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once by Triton."""
         config = json.loads(args["model_config"])
         self.parameters = json.loads(config["parameters"][PARAMETERS]["string_value"])
+        self.device = int(args["model_instance_device_id"])
         self.manifest = load_manifest(Path(args["model_repository"]) / args["model_version"])
         self.start()
 
@@ -51,13 +58,9 @@ class PictureModel(ServedModel):
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        images = tensor(request, contract.IMAGE)
-        if len(images) != 1:
-            # Originals differ in size, so several pictures in one request would have no common shape.
-            return refusal(f"a request carries one picture, this one {len(images)}; send them one by one")
         try:
-            return answer(self.tensors(images[0].tobytes()))
-        except ImageError as error:
+            return answer(self.tensors(one_picture(request)))
+        except (ImageError, RequestError) as error:
             return refusal(str(error))
 
 
@@ -101,22 +104,8 @@ class BoxEmbedderModel(ServedModel):
             [p.centre for p in prepared], [p.original for p in prepared], [p.size for p in prepared], found
         )
         starts = range(0, len(views), self._max_crops)
-        vectors = np.concatenate([self._embedded(views[start : start + self._max_crops]) for start in starts])
-        return self._answers(found, vectors)
-
-    def _embedded(self, views: np.ndarray[Any, Any]) -> Any:
-        tower = pb.InferenceRequest(
-            model_name=contract.CLIP_IMAGE,
-            model_version=contract.serving_version(self.manifest.digest),
-            requested_output_names=[contract.EMBEDDING],
-            inputs=[pb.Tensor(contract.CROPS, views)],
-            preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
-        )
-        reply = tower.exec()
-        if reply.has_error():
-            raise pb.TritonModelException(f"the image tower failed: {reply.error().message()}")
-        # Copied, because the array lies in the reply, which ends here.
-        return pb.get_output_tensor_by_name(reply, contract.EMBEDDING).as_numpy().copy()
+        parts = [pb.Tensor(contract.CROPS, views[start : start + self._max_crops]) for start in starts]
+        return self._answers(found, np.concatenate([embedded(self.manifest, part) for part in parts]))
 
     def _prepared(self, request: Any) -> Prepared:
         return Prepared(
@@ -141,17 +130,7 @@ class BoxEmbedderModel(ServedModel):
         answers, row = [], 0
         for detections in found:
             end = row + 1 + len(detections.boxes)
-            answers.append(
-                answer(
-                    {
-                        contract.IMAGE_EMBEDDING: vectors[row : row + 1],
-                        contract.BOXES: detections.boxes[None],
-                        contract.SCORES: detections.scores[None],
-                        contract.CLASS_IDS: detections.class_ids[None],
-                        contract.OBJECT_EMBEDDINGS: vectors[None, row + 1 : end],
-                    }
-                )
-            )
+            answers.append(seen_answer(detections, vectors[row : row + 1], vectors[row + 1 : end]))
             row = end
         return answers
 
@@ -159,6 +138,44 @@ class BoxEmbedderModel(ServedModel):
 def tensor(request: Any, name: str) -> Any:
     """An input of a request as the array that lies in shared memory (not copied)."""
     return pb.get_input_tensor_by_name(request, name).as_numpy()
+
+
+def one_picture(request: Any) -> bytes:
+    """The file that a request carries. Raises `RequestError`."""
+    images = tensor(request, contract.IMAGE)
+    if len(images) != 1:
+        # Originals differ in size, so several pictures in one request would have no common shape.
+        raise RequestError(f"a request carries one picture, this one {len(images)}; send them one by one")
+    return bytes(images[0].tobytes())
+
+
+def embedded(manifest: ModelManifest, crops: Any) -> Any:
+    """Ask the image tower of the same models: a tensor [n, S, S, 3] of the server -> float32 [n, dim]."""
+    tower = pb.InferenceRequest(
+        model_name=contract.CLIP_IMAGE,
+        model_version=contract.serving_version(manifest.digest),
+        requested_output_names=[contract.EMBEDDING],
+        inputs=[crops],
+        preferred_memory=pb.PreferredMemory(pb.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    reply = tower.exec()
+    if reply.has_error():
+        raise pb.TritonModelException(f"the image tower failed: {reply.error().message()}")
+    # Copied, because the array lies in the reply, which ends here.
+    return pb.get_output_tensor_by_name(reply, contract.EMBEDDING).as_numpy().copy()
+
+
+def seen_answer(detections: Detections, vector: Any, object_vectors: Any) -> Any:
+    """The response of `box_embedder`; vector: float32 [1, dim], object_vectors: float32 [n, dim]."""
+    return answer(
+        {
+            contract.IMAGE_EMBEDDING: vector,
+            contract.BOXES: detections.boxes[None],
+            contract.SCORES: detections.scores[None],
+            contract.CLASS_IDS: detections.class_ids[None],
+            contract.OBJECT_EMBEDDINGS: object_vectors[None],
+        }
+    )
 
 
 def answer(tensors: dict[str, Any]) -> Any:

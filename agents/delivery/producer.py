@@ -18,6 +18,10 @@ from sightlog.events import OutgoingHeaders
 _DELIVERY_TIMEOUT_MS = 30_000
 
 
+#: Whom to tell, and what went wrong.
+_Report = tuple["asyncio.Future[None]", "KafkaError | None"]
+
+
 class ConfirmedProducer:
     """One librdkafka producer for an event loop; idempotent, acknowledged by all in-sync replicas.
 
@@ -35,6 +39,8 @@ class ConfirmedProducer:
                 "message.max.bytes": max_record_bytes,
             }
         )
+        #: Of the thread below alone: callbacks run in it.
+        self._reported: list[_Report] = []
         self._stopped = threading.Event()
         self._reports = threading.Thread(target=self._serve_reports, name="delivery-reports", daemon=True)
 
@@ -65,7 +71,7 @@ class ConfirmedProducer:
         confirmed: asyncio.Future[None] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, _message: Message) -> None:
-            self._loop.call_soon_threadsafe(_settle, confirmed, error)
+            self._reported.append((confirmed, error))
 
         try:
             self._producer.produce(
@@ -88,15 +94,20 @@ class ConfirmedProducer:
     def _serve_reports(self) -> None:
         while not self._stopped.is_set():
             self._producer.poll(0.1)
+            if self._reported:
+                # Those of a batch come together; waking the loop for each would cost more than the rest of it.
+                reported, self._reported = self._reported, []
+                self._loop.call_soon_threadsafe(_settle, reported)
 
 
-def _settle(confirmed: asyncio.Future[None], error: KafkaError | None) -> None:
-    if confirmed.done():
-        return
-    if error is None:
-        confirmed.set_result(None)
-    else:
-        confirmed.set_exception(KafkaException(error))
+def _settle(reported: list[_Report]) -> None:
+    for confirmed, error in reported:
+        if confirmed.done():
+            continue
+        if error is None:
+            confirmed.set_result(None)
+        else:
+            confirmed.set_exception(KafkaException(error))
 
 
 def _failure(topic: str, error: KafkaError) -> ItemBroken | DependencyDown:

@@ -20,9 +20,9 @@ from tests.pictures import bomb, encoded, good_pictures, photo, truncated_jpeg
 from tests.scripted_detector import BOXES, scripted_manifest
 from tests.stand_in_dali import stand_in_dali
 from triton_repo.build import build_repository
-from triton_repo.configs import ServingSettings
 from triton_repo.dali_inputs import dali_ready
 from triton_repo.inprocess import InProcessPipeline
+from triton_repo.serving_settings import ServingSettings
 
 
 @pytest.fixture(scope="module")

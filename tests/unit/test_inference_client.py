@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from agents.delivery.failures import DependencyDown, ItemBroken
 from agents.inference.client import TritonClient
-
-Answer = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
-
-
-class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers as the test says and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = _two_objects
-        self.asked: list[Any] = []
-        self.busy = self.most_busy = 0
-        self.url = ""
-
-    async def ModelInfer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        self.asked.append(request)
-        self.busy += 1
-        self.most_busy = max(self.most_busy, self.busy)
-        try:
-            return await self.answer(request, context)
-        finally:
-            self.busy -= 1
-
-    async def ModelReady(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        return service_pb2.ModelReadyResponse(ready=request.name == "image_pipeline")
+from tests.unit.fake_triton import FakeTriton, failing, picture_with, reply, serving, two_objects
 
 
 @pytest.fixture
 async def triton() -> AsyncIterator[FakeTriton]:
-    fake, server = FakeTriton(), grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
-    fake.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    yield fake
-    await server.stop(None)
+    async with serving(FakeTriton()) as fake:
+        yield fake
 
 
 @pytest.fixture
@@ -55,43 +27,14 @@ async def client(triton: FakeTriton) -> AsyncIterator[TritonClient]:
         yield made
 
 
-def reply(**tensors: np.ndarray[Any, Any]) -> Any:
-    message = service_pb2.ModelInferResponse()
-    for name, value in tensors.items():
-        datatype = {"f": "FP32", "i": "INT32"}[value.dtype.kind]
-        message.outputs.add(name=name, datatype=datatype, shape=value.shape)
-        message.raw_output_contents.append(value.tobytes())
-    return message
-
-
-async def _two_objects(request: Any, context: grpc.aio.ServicerContext) -> Any:
-    return _picture_with(2)
-
-
-def _picture_with(count: int) -> Any:
-    return reply(
-        image_size=np.array([[640, 480]], np.int32),
-        image_embedding=np.ones((1, 8), np.float32),
-        boxes=np.arange(count * 4, dtype=np.float32).reshape(1, count, 4),
-        scores=np.linspace(1, 0.5, count, dtype=np.float32)[None],
-        class_ids=np.arange(count, dtype=np.int32)[None],
-        object_embeddings=np.arange(count * 8, dtype=np.float32).reshape(1, count, 8),
-    )
-
-
-def failing(code: grpc.StatusCode, details: str) -> Answer:
-    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        await context.abort(code, details)
-
-    return answer
-
-
-async def test_a_picture_travels_as_the_bytes_of_its_file(triton: FakeTriton, client: TritonClient) -> None:
-    await client.infer_image(b"\xff\xd8jpeg", timeout=7)
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 20_000, 3_000_000])
+async def test_a_picture_travels_as_the_bytes_of_its_file(triton: FakeTriton, client: TritonClient, size: int) -> None:
+    picture = bytes(size)
+    await client.infer_image(picture, timeout=7)
     request = triton.asked[0]
     assert request.model_name == "image_pipeline"
-    assert [(t.name, t.datatype, list(t.shape)) for t in request.inputs] == [("image", "UINT8", [1, 6])]
-    assert list(request.raw_input_contents) == [b"\xff\xd8jpeg"]
+    assert [(t.name, t.datatype, list(t.shape)) for t in request.inputs] == [("image", "UINT8", [1, size])]
+    assert list(request.raw_input_contents) == [picture]
 
 
 async def test_only_the_models_of_the_digest_may_answer(triton: FakeTriton) -> None:
@@ -104,14 +47,14 @@ async def test_only_the_models_of_the_digest_may_answer(triton: FakeTriton) -> N
 
 
 async def test_triton_is_told_when_the_caller_gives_up(triton: FakeTriton, client: TritonClient) -> None:
-    await client.infer_image(b"x", timeout=7)
-    assert triton.asked[0].parameters["timeout"].int64_param == 7_000_000
+    await client.infer_image(b"x", timeout=700)
+    assert triton.asked[0].parameters["timeout"].int64_param == pytest.approx(700_000_000, rel=0.01)
 
 
 @pytest.mark.parametrize("count", [0, 2])
 async def test_replies_become_typed_results(triton: FakeTriton, client: TritonClient, count: int) -> None:
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        return _picture_with(count)
+        return picture_with(count)
 
     triton.answer = answer
     seen = await client.infer_image(b"x")
@@ -190,7 +133,7 @@ async def test_no_more_requests_are_under_way_than_allowed(triton: FakeTriton, c
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         arrived.release()
         await released.wait()
-        return _picture_with(1)
+        return picture_with(1)
 
     triton.answer = answer
     calls = asyncio.gather(*[client.infer_image(b"x") for _ in range(20)])
@@ -222,7 +165,7 @@ async def test_a_cancelled_or_failed_call_gives_its_slot_back(triton: FakeTriton
         triton.answer = failing(grpc.StatusCode.INTERNAL, "dead")
         with pytest.raises(DependencyDown):
             await client.infer_image(b"x")
-    triton.answer = _two_objects
+    triton.answer = two_objects
     assert len((await client.infer_image(b"x", timeout=5)).boxes) == 2
 
 

@@ -23,7 +23,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_defaults_need_nothing() -> None:
     settings = AgentSettings.load()
-    assert (settings.kafka, settings.triton) == ("127.0.0.1:19092", "127.0.0.1:18001")
+    assert (settings.kafka, settings.triton) == ("127.0.0.1:19092", ("127.0.0.1:18001",))
     assert settings.folders == (settings.data_dir / "uploads",)
 
 
@@ -31,7 +31,7 @@ def test_running_stack_beats_defaults(data_dir: Path) -> None:
     settings = AgentSettings.load()
     assert (settings.kafka, settings.triton, settings.opensearch) == (
         "127.0.0.1:1",
-        "127.0.0.1:2",
+        ("127.0.0.1:2",),
         "http://127.0.0.1:3",
     )
     assert ClientSettings.load().kafka == "127.0.0.1:1"
@@ -40,7 +40,7 @@ def test_running_stack_beats_defaults(data_dir: Path) -> None:
 def test_environment_beats_the_running_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGHTLOG_KAFKA", "kafka-1:9092")
     settings = AgentSettings.load()
-    assert (settings.kafka, settings.triton) == ("kafka-1:9092", "127.0.0.1:2")
+    assert (settings.kafka, settings.triton) == ("kafka-1:9092", ("127.0.0.1:2",))
 
 
 def test_argument_beats_the_environment(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +54,14 @@ def test_stack_of_another_data_folder_is_found(
     monkeypatch.setenv("SIGHTLOG_DATA_DIR", str(empty_folder))
     assert AgentSettings.load().kafka == "127.0.0.1:19092"
     assert AgentSettings.load(data_dir=data_dir).kafka == "127.0.0.1:1"
+
+
+def test_several_tritons_are_a_list_with_commas_that_can_be_set_as_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLOG_TRITON", "gpu-1:8001, [::1]:8001")
+    settings = AgentSettings.load()
+    assert settings.triton == ("gpu-1:8001", "[::1]:8001")
+    monkeypatch.setenv("SIGHTLOG_TRITON", settings.model_dump(mode="json")["triton"])
+    assert AgentSettings.load().triton == settings.triton
 
 
 def test_topics_and_index_have_variables_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +85,10 @@ def test_topics_and_index_have_variables_of_their_own(monkeypatch: pytest.Monkey
         ("SIGHTLOG_INDEX_M", "abc"),
         ("SIGHTLOG_INDEX_M", "1"),
         ("SIGHTLOG_INDEX_ENGINE", "nmslib"),
+        ("SIGHTLOG_TRITON", ""),
+        ("SIGHTLOG_TRITON", "gpu-1"),
+        ("SIGHTLOG_TRITON", "gpu-1:8001,"),
+        ("SIGHTLOG_TRITON", "http://gpu-1:8001"),
         ("SIGHTLOG_ALLOWED_FOLDERS", "/srv/pictures"),
         ("SIGHTLOG_ALLOWED_FOLDERS", "5"),
         ("SIGHTLOG_TOPICS", "images"),

@@ -33,7 +33,9 @@ def allowed(tmp_path: Path) -> Path:
 
 
 async def read(allowed: Path, uri: str, **facts: Any) -> bytes:
-    return await SourceReader([allowed], LIMIT).read(new_upload(source="/test", dataref=uri, **facts))
+    file = await SourceReader([allowed], LIMIT).read(new_upload(source="/test", dataref=uri, **facts))
+    assert file.sha256 == hashlib.sha256(file.data).hexdigest()
+    return file.data
 
 
 async def refusal(allowed: Path, uri: str, **facts: Any) -> str:
@@ -126,7 +128,7 @@ async def test_file_above_the_limit_is_too_large(allowed: Path) -> None:
 
 async def test_inline_bytes_have_the_same_limit(allowed: Path) -> None:
     reader = SourceReader([allowed], LIMIT)
-    assert await reader.read(new_upload(b"x" * LIMIT, source="/test")) == b"x" * LIMIT
+    assert (await reader.read(new_upload(b"x" * LIMIT, source="/test"))).data == b"x" * LIMIT
     with pytest.raises(ItemBroken) as refused:
         await reader.read(new_upload(b"x" * (LIMIT + 1), source="/test"))
     assert refused.value.code == "too_large"

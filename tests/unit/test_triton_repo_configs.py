@@ -14,9 +14,10 @@ from models.manifest import ModelFileError, ModelManifest, load_manifest
 from sightlog.errors import ConfigurationError
 from triton_repo import contract
 from triton_repo.build import build_repository
-from triton_repo.configs import Profile, ServingSettings, pipeline_models
+from triton_repo.configs import Profile, pipeline_models
 from triton_repo.contract import refused_item_code
 from triton_repo.model_config import Ensemble, to_text
+from triton_repo.serving_settings import ServingSettings
 
 PROFILES: tuple[Profile, ...] = ("cpu", "onnxruntime", "tensorrt")
 

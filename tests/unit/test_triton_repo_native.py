@@ -25,8 +25,9 @@ from sightlog.errors import ConfigurationError
 from tests.stand_in_dali import stand_in_dali
 from triton_repo.build import build_repository
 from triton_repo.cli import repository as command
-from triton_repo.configs import Profile, ServingSettings, pipeline_models
+from triton_repo.configs import Profile, pipeline_models
 from triton_repo.contract import serving_version
+from triton_repo.serving_settings import ServingSettings
 from triton_repo.tensorrt import plan_commands
 
 ROOT = Path(__file__).parents[2]

@@ -98,7 +98,12 @@ def started(model: Any, manifest: ModelManifest, **parameters: int) -> Any:
     config = {"parameters": {"sightlog": {"string_value": json.dumps(parameters)}}}
     folder = manifest.folder
     model.initialize(
-        {"model_config": json.dumps(config), "model_repository": str(folder.parent), "model_version": folder.name}
+        {
+            "model_config": json.dumps(config),
+            "model_repository": str(folder.parent),
+            "model_version": folder.name,
+            "model_instance_device_id": "0",
+        }
     )
     return model
 

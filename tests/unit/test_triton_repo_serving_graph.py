@@ -16,9 +16,10 @@ from PIL import Image
 from models.manifest import ModelManifest, load_manifest
 from models.photos import photos
 from models.preprocessing import normalise
-from triton_repo.configs import ServingSettings, pipeline_models
+from triton_repo.configs import pipeline_models
 from triton_repo.model_config import Model, TensorSpec
 from triton_repo.serving_graph import PixelInput, ServingGraphError, pixel_input, serving_graph
+from triton_repo.serving_settings import ServingSettings
 from triton_repo.sessions import Detector, ImageTower, TextTower
 from triton_repo.steps import ImageSteps
 

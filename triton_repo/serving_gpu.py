@@ -1,0 +1,159 @@
+"""What Triton's python backend runs in the profile `fused`: the whole pipeline of a GPU as one model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from models.decoding import ImageError
+from triton_repo import contract
+from triton_repo.contract import ImageInference
+from triton_repo.gpu.engine import Answer, Cancelled, Engine
+from triton_repo.gpu.networks import TextTower
+from triton_repo.gpu.streams import device_of
+from triton_repo.gpu_settings import GpuSettings
+from triton_repo.serving import ServedModel, answer, refusal, tensor
+from triton_repo.serving_onnx import TowerModel
+
+_log = logging.getLogger(__name__)
+#: Time for replies to leave before a broken process ends.
+_LAST_REPLIES_S = 0.5
+
+
+class FusedModel(ServedModel):
+    """`image_pipeline`: takes requests without waiting for them, and answers each when its picture is done."""
+
+    def start(self) -> None:
+        started = time.monotonic()
+        self._engine = Engine(
+            self.manifest,
+            GpuSettings.from_json(self.parameters["gpu"]),
+            gpu=self.device,
+            max_pixels=int(self.parameters["max_pixels"]),
+            broken=end_process,
+            progress=lambda line: print(f"image_pipeline: {line}, {time.monotonic() - started:.1f} s", flush=True),
+        )
+        self._metrics = _Metrics(self._engine, self.device)
+
+    def execute(self, requests: Sequence[Any]) -> None:  # type: ignore[override]
+        """Answers come from other threads, through the requests' senders."""
+        for request in requests:
+            sender = request.get_response_sender()
+            images = tensor(request, contract.IMAGE)
+            if len(images) != 1:
+                _send(sender, refusal(f"a request carries one picture, this one {len(images)}; send them one by one"))
+                continue
+            # The request is kept until it is answered, and with it its bytes in shared memory.
+            self._engine.submit(images[0].tobytes(), _Reply(request, sender), sender.is_cancelled)
+
+    def finalize(self) -> None:
+        """Called by Triton before it ends or unloads the model."""
+        self._metrics.stop()
+        self._engine.close()
+
+
+class _Reply:
+    def __init__(self, request: Any, sender: Any) -> None:
+        self._request, self._sender = request, sender
+
+    def __call__(self, result: Answer) -> None:
+        if isinstance(result, ImageInference):
+            response = _response(result)
+        elif isinstance(result, ImageError):
+            response = refusal(str(result))
+        elif isinstance(result, Cancelled):
+            response = pb.InferenceResponse(error=pb.TritonError(str(result), pb.TritonError.CANCELLED))
+        else:
+            # No fault of the picture: whoever asked asks again, here or elsewhere.
+            response = pb.InferenceResponse(error=pb.TritonError(str(result), pb.TritonError.UNAVAILABLE))
+        _send(self._sender, response)
+
+
+class GpuTextModel(TowerModel):
+    """`clip_text`: tokens to vectors."""
+
+    _input = contract.TOKENS
+
+    def start(self) -> None:
+        settings = GpuSettings.from_json(self.parameters["gpu"])
+        device = device_of(settings, self.device)
+        self._tower = TextTower(self.manifest, device, settings, lambda line: None)
+
+
+class _Metrics:
+    """Stage times and memory on the server's metrics page: Triton's own stop when `execute` returns."""
+
+    _PERIOD_S = 1.0
+
+    def __init__(self, engine: Engine, device: int) -> None:
+        self._engine = engine
+        labels = {"gpu": str(device)}
+        stages = pb.MetricFamily(
+            name="sightlog_gpu_stage_seconds_total", description="Seconds by stage", kind=pb.MetricFamily.COUNTER
+        )
+        counts = pb.MetricFamily(
+            name="sightlog_gpu_items_total", description="Images, crops and batches", kind=pb.MetricFamily.COUNTER
+        )
+        memory = pb.MetricFamily(
+            name="sightlog_gpu_memory_bytes", description="GPU memory by owner", kind=pb.MetricFamily.GAUGE
+        )
+        self._families = stages, counts, memory
+        self._labels = labels
+        self._metrics: dict[str, Any] = {}
+        self._stopped = threading.Event()
+        threading.Thread(target=self._publish, name="metrics", daemon=True).start()
+
+    def stop(self) -> None:
+        """No more updates."""
+        self._stopped.set()
+
+    def _publish(self) -> None:
+        while not self._stopped.wait(self._PERIOD_S):
+            for name, value in self._engine.stats().items():
+                metric = self._metric(name)
+                if name.endswith("_bytes"):
+                    metric.set(value)
+                else:
+                    metric.increment(value - metric.value())
+
+    def _metric(self, name: str) -> Any:
+        if name not in self._metrics:
+            stages, counts, memory = self._families
+            if name.endswith("_seconds"):
+                self._metrics[name] = stages.Metric(labels=self._labels | {"stage": name.removesuffix("_seconds")})
+            elif name.endswith("_bytes"):
+                self._metrics[name] = memory.Metric(labels=self._labels | {"owner": name.removesuffix("_bytes")})
+            else:
+                self._metrics[name] = counts.Metric(labels=self._labels | {"item": name})
+        return self._metrics[name]
+
+
+def _response(seen: ImageInference) -> Any:
+    return answer(
+        {
+            contract.IMAGE_EMBEDDING: seen.embedding[None],
+            contract.BOXES: seen.boxes[None],
+            contract.SCORES: seen.scores[None],
+            contract.CLASS_IDS: seen.class_ids[None],
+            contract.OBJECT_EMBEDDINGS: seen.object_embeddings[None],
+            contract.IMAGE_SIZE: np.array([[seen.width, seen.height]], np.int32),
+        }
+    )
+
+
+def _send(sender: Any, response: Any) -> None:
+    sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def end_process(error: BaseException) -> None:
+    """After a CUDA error nothing works in this process; its end makes the server restart, and events wait for it."""
+    _log.critical("the GPU pipeline broke, this process ends: %s", error, exc_info=error)
+    time.sleep(_LAST_REPLIES_S)
+    os._exit(1)
