@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 #: Distinct also for people who do not see all colours (Okabe and Ito).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999", "#000000")
 _FONT = "font-family='Helvetica, Arial, sans-serif'"
-_ROW, _LEFT, _PLOT, _TOP = 44, 190, 620, 76
+_ROW, _LEFT, _PLOT, _TOP = 44, 240, 620, 76
 _HEIGHT = 260  # of lines
 _LABELLED = 0.045  # of the axis: a narrower piece has no room for its number
 

@@ -88,11 +88,10 @@ def restarted(stack: LocalStack, timeout_s: float = 400.0) -> float:
     return time.monotonic() - began
 
 
-def wiped(stack: LocalStack, keep_log_in: Path) -> None:
-    """Stop it and remove its folder; the end of Triton's log is kept."""
-    log = stack.log_path("triton")
-    if log.exists():
-        kept = keep_log_in / f"triton-{stack.data_dir.name}.log"
+def wiped(stack: LocalStack, keep_logs_in: Path) -> None:
+    """Stop it and remove its folder; the ends of its logs are kept."""
+    for log in stack.log_path("triton").parent.glob("*.log"):
+        kept = keep_logs_in / f"{log.stem}-{stack.data_dir.name}.log"
         kept.write_text(log.read_text(encoding="utf-8", errors="replace")[-60_000:], encoding="utf-8")
     stack.down(wipe=True)
     shutil.rmtree(stack.data_dir, ignore_errors=True)

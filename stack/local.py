@@ -20,6 +20,7 @@ from stack.child import hold_file
 from stack.component import Progress, Silent
 from stack.composition import Composition, compose
 from stack.errors import NotRunningError, StartError
+from stack.log_excerpt import log_excerpt
 from stack.ports import Endpoints
 from stack.preflight import check_machine
 from stack.processes import (
@@ -48,7 +49,6 @@ OWNED = (
     "endpoints.json",
     "supervisor.lock",
 )
-LOG_TAIL_LINES = 15
 
 Outcome = Literal["started", "already running"]
 
@@ -259,10 +259,7 @@ class LocalStack:
             time.sleep(POLL_S)
 
     def _failure(self, name: str, reason: str) -> str:
-        path = self.log_path(name)
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        tail = "\n".join(f"  | {line}" for line in text.splitlines()[-LOG_TAIL_LINES:])
-        return f"{name} did not start: {reason}. The end of {path}:\n{tail}"
+        return f"{name} did not start: {reason}. {log_excerpt(self.log_path(name))}"
 
     def _await_end_of_stopping(self) -> None:
         """A supervisor that is on its way out is waited for, not reported as running."""

@@ -29,6 +29,9 @@ transport.port: {transport}
 cluster.routing.allocation.disk.threshold_enabled: false
 # A misspelt index name must be an error, not a new index with a guessed mapping.
 action.auto_create_index: false
+# For native engines, which are not used. The default is half of the machine's memory, and in a control group that the
+# sandbox may not read (a container that sees the host's groups) that is unknown: the node would not start.
+knn.memory.circuit_breaker.limit: 64mb
 """
 
 _JVM_OPTIONS = (

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from confluent_kafka import ConsumerGroupState, KafkaException
 
+from models.manifest import load_manifest
+from models.settings import chosen_folder
 from stack.artifacts import Artifact
 from stack.component import Launch, Progress, Usage
 from stack.kafka import DEFAULT_TOPICS, TopicSpec, admin_client
 from stack.ports import Endpoints
 from stack.settings import StackSettings
+from triton_repo.tuning import load_tuning
 
 
 def workers_of(settings: StackSettings) -> tuple[Worker, ...]:
@@ -83,8 +86,19 @@ class Worker:
             env["SIGHTLOG_TRITON"] = self._endpoints.triton_grpc
         if self._settings.models is not None:
             env["SIGHTLOG_MODELS"] = str(self._settings.models)
+        if self._worker == "vision" and (concurrency := self._tuned_concurrency()):
+            env.setdefault("SIGHTLOG_VISION_CONCURRENCY", str(concurrency))
         command = (sys.executable, "-m", "sightlog", "worker", self._worker)
         return Launch(command, env, self._folder)
+
+    def _tuned_concurrency(self) -> int | None:
+        """This process's share of what `sightlog tune` found for the models, the profile and the machine."""
+        settings = self._settings
+        manifest = load_manifest(chosen_folder(settings.data_dir, settings.models))
+        tuned = load_tuning(settings.data_dir, manifest.digest, settings.triton_profile)
+        if tuned is None or tuned.vision_concurrency is None:
+            return None
+        return -(-tuned.vision_concurrency // settings.vision_workers)
 
     def unready(self) -> str | None:
         """Ready when its consumer group is stable and this very process has partitions."""

@@ -34,11 +34,18 @@ class GpuSettings:
     pool_mb: int = 6144
 
     def __post_init__(self) -> None:
+        if self.device not in ("cuda", "cpu"):
+            raise ConfigurationError(f"GPU setting device is {self.device!r}; it must be 'cuda' or 'cpu'")
         for spec in fields(self):
             value = getattr(self, spec.name)
             numbers = value if isinstance(value, tuple) else (value,)
-            least = 0 if spec.name in {"memory_mb", "compiled"} else 1
-            if any(isinstance(number, int) and number < least for number in numbers) or not numbers:
+            kind = str if spec.name == "device" else bool if spec.name == "compiled" else int
+            if isinstance(value, tuple) != isinstance(spec.default, tuple) or any(
+                type(one) is not kind for one in numbers
+            ):
+                raise ConfigurationError(f"GPU setting {spec.name} is {value!r}; it must be like {spec.default!r}")
+            least = 0 if spec.name == "memory_mb" else 1
+            if kind is int and (not numbers or min(numbers) < least):
                 raise ConfigurationError(f"GPU setting {spec.name} is {value}; it must be {least} or more")
         if self.slots < self.decode_ahead + 2:
             # Each batch in DALI holds one, and one whose crops need more waits for another.

@@ -155,11 +155,11 @@ class TritonClient:
         except grpc.aio.AioRpcError as error:
             failure = _failure(error, endpoint.url, request.model_name, timeout)
             if isinstance(failure, ItemBroken):
-                self._endpoints.answered(endpoint, sent_at)
+                self._endpoints.answered(endpoint, request.model_name, sent_at)
             elif error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED or timeout >= _SILENCE_S:
                 self._endpoints.failed(endpoint, request.model_name, sent_at, failure)
             raise failure from error
-        self._endpoints.answered(endpoint, sent_at)
+        self._endpoints.answered(endpoint, request.model_name, sent_at)
         if len(self.endpoints) > 1:
             self._good[request.model_name] = message
         return reply

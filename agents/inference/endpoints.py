@@ -45,8 +45,8 @@ class Endpoint:
     ejections: int = 0
     returns: int = 0
 
-    #: Of `time.monotonic`.
-    answered_at: float = field(default=0.0, repr=False)
+    #: Of `time.monotonic`; answers by model, because the processes of the others go on when that of one is dead.
+    answered_at: dict[str, float] = field(default_factory=dict, repr=False)
     ejected_at: float = field(default=0.0, repr=False)
     returned_at: float = field(default=-_RELAPSE_S, repr=False)
     #: Failed in a row, probes and relapses.
@@ -129,19 +129,19 @@ class Endpoints:
         """Whether a request that `tried` are trying could go on to somebody else."""
         return any(endpoint.up and endpoint not in tried for endpoint in self.all)
 
-    def answered(self, endpoint: Endpoint, sent_at: float) -> None:
+    def answered(self, endpoint: Endpoint, model: str, sent_at: float) -> None:
         """A request that was sent at `sent_at` (of `time.monotonic`) was answered, were it to refuse the item."""
         endpoint.answered += 1
-        endpoint.answered_at = time.monotonic()
+        endpoint.answered_at[model] = time.monotonic()
         if not endpoint.up and sent_at > endpoint.ejected_at:
             self._return(endpoint)
 
     def failed(self, endpoint: Endpoint, model: str, sent_at: float, why: Exception) -> None:
         """A request that was sent at `sent_at` failed through no fault of its own.
 
-        An endpoint that has answered others meanwhile is busy rather than sick, and stays.
+        An endpoint whose model has answered others meanwhile is busy rather than sick, and stays.
         """
-        if len(self.all) == 1 or not endpoint.up or endpoint.answered_at > sent_at:
+        if len(self.all) == 1 or not endpoint.up or endpoint.answered_at.get(model, 0.0) > sent_at:
             return
         endpoint.ejected_at = time.monotonic()
         if endpoint.ejected_at - endpoint.returned_at > _RELAPSE_S:

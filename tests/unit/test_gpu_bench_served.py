@@ -102,8 +102,10 @@ def test_logs_of_a_stack_outlive_it(tmp_path: Path) -> None:
 
     stack = new_stack(load_manifest(), "cpu", full=False)
     stack.log_path("triton").parent.mkdir()
-    stack.log_path("triton").write_text("why it failed")
+    for name in ("triton", "opensearch", "vision-1"):
+        stack.log_path(name).write_text(f"why {name} failed")
     wiped(stack, tmp_path)
 
-    assert [path.read_text() for path in tmp_path.glob("triton-*.log")] == ["why it failed"]
+    kept = {path.name.split("-sightlog")[0]: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {name: f"why {name} failed" for name in ("triton", "opensearch", "vision-1")}
     assert not stack.data_dir.exists()

@@ -275,7 +275,7 @@ async def test_an_endpoint_that_fails_soon_after_its_return_is_left_out_longer_e
 async def test_an_endpoint_that_answered_others_meanwhile_is_busy_and_not_sick() -> None:
     endpoints = Endpoints(["a:1", "b:1"], None, NEVER)  # type: ignore[arg-type]
     busy, sent_at = endpoints.all[0], time.monotonic()
-    endpoints.answered(busy, sent_at)
+    endpoints.answered(busy, "image_pipeline", sent_at)
     endpoints.failed(busy, "image_pipeline", sent_at, DependencyDown("queue full"))
     assert busy.up
     failed(endpoints, busy)
@@ -283,13 +283,22 @@ async def test_an_endpoint_that_answered_others_meanwhile_is_busy_and_not_sick()
     await endpoints.close()
 
 
+async def test_answers_of_another_model_do_not_hide_a_dead_one() -> None:
+    endpoints = Endpoints(["a:1", "b:1"], None, NEVER)  # type: ignore[arg-type]
+    sick, sent_at = endpoints.all[0], time.monotonic()
+    endpoints.answered(sick, "clip_text", sent_at)
+    endpoints.failed(sick, "image_pipeline", sent_at, DependencyDown("dead"))
+    assert not sick.up
+    await endpoints.close()
+
+
 async def test_an_answer_from_before_the_failure_brings_nobody_back() -> None:
     endpoints = Endpoints(["a:1", "b:1"], None, NEVER)  # type: ignore[arg-type]
     sick, sent_at = endpoints.all[0], time.monotonic()
     failed(endpoints, sick)
-    endpoints.answered(sick, sent_at)
+    endpoints.answered(sick, "image_pipeline", sent_at)
     assert not sick.up
-    endpoints.answered(sick, time.monotonic())
+    endpoints.answered(sick, "image_pipeline", time.monotonic())
     assert sick.up
     await endpoints.close()
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.decoding import ImageError, decode_upright
 from tests.pictures import encoded, photo
-from triton_repo.dali_inputs import dali_ready
+from triton_repo.dali_inputs import dali_picture, dali_ready
 
 JPEG = b"\xff\xd8\xff"
 
@@ -174,3 +174,69 @@ def test_a_progressive_jpeg_without_its_end_is_refused() -> None:
     assert dali_ready(whole)
     with pytest.raises(ImageError, match="undecodable"):
         dali_ready(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("size", [(15, 16), (16, 15), (3, 700), (1, 1), (2, 3)])
+def test_jpegs_too_small_for_a_gpu_are_decoded_before(astronaut: Image.Image, size: tuple[int, int]) -> None:
+    data = encoded(astronaut.resize(size), "JPEG")
+    ready = dali_ready(data)
+    assert ready.startswith(b"P6")
+    assert (read_by_dali(ready) == pixels(data)).all()
+
+
+def test_the_smallest_jpeg_that_a_gpu_decodes_keeps_its_coded_pixels(astronaut: Image.Image) -> None:
+    assert dali_ready(encoded(astronaut.resize((16, 16)), "JPEG")).startswith(JPEG)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_number_of_pixels_comes_with_the_file(astronaut: Image.Image, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(astronaut, kind, exif=exif.tobytes())
+    ready, count = dali_picture(data)
+    assert count == 241 * 161
+    assert ready == dali_ready(data)
+
+
+def coded(body: bytes) -> bytes:
+    """A baseline JPEG of 16 x 16 whose coded data is `body`."""
+    picture = encoded(Image.new("L", (16, 16)), "JPEG")
+    start = picture.index(b"\xff\xda")
+    return picture[: start + 2 + int.from_bytes(picture[start + 2 : start + 4], "big")] + body
+
+
+@pytest.mark.parametrize(
+    ("kept", "tail"),
+    [
+        (b"\x01\xff\xd9", b""),
+        (b"\x01\xff\xd9", b"tail\xff\xdb\xff\xd9"),
+        (b"\xff\xd9", b"\xff"),
+        (b"\x01\xff\x00\x02\xff\xd9", b""),  # a coded FF
+        (b"\x01\xff\xff\xd9", b"\xff\xd9"),  # FF may fill before a marker
+        (b"\xff\xd0\x01\xff\xd7\x02\xff\xd9", b"\xff\xd0"),  # restarts
+    ],
+)
+def test_coded_data_is_kept_up_to_the_end_of_the_picture(kept: bytes, tail: bytes) -> None:
+    assert dali_ready(coded(kept + tail)) == coded(kept)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        b"\x01",
+        b"\x01\xff",
+        b"\xff\xd0",
+        b"\xff\xd0\xff",
+        b"\x01\xff\xdb\0\2\xff\xd9",
+        b"\xff\xd0\xff\xc4\0\2\xff\xd9",
+    ],
+)
+def test_coded_data_without_its_end_or_with_a_marker_in_its_midst_is_never_given_to_dali(body: bytes) -> None:
+    try:
+        ready = dali_ready(coded(body))
+    except ImageError:
+        return
+    assert ready.startswith(b"P6")

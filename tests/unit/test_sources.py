@@ -126,6 +126,20 @@ async def test_file_above_the_limit_is_too_large(allowed: Path) -> None:
     assert len(await read(allowed, f"file://{allowed}/large.jpg")) == LIMIT
 
 
+@pytest.mark.parametrize("outcome", [OSError(95, "not supported"), OSError(11, "not in memory"), 3])
+async def test_a_file_that_is_not_in_memory_is_read_all_the_same(
+    allowed: Path, monkeypatch: pytest.MonkeyPatch, outcome: OSError | int
+) -> None:
+    def preadv(*_arguments: object) -> int:
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert await read(allowed, f"file://{allowed}/good-link") == b"picture"
+    assert await refusal(allowed, f"file://{allowed}/large.jpg") == "too_large"
+
+
 async def test_inline_bytes_have_the_same_limit(allowed: Path) -> None:
     reader = SourceReader([allowed], LIMIT)
     assert (await reader.read(new_upload(b"x" * LIMIT, source="/test"))).data == b"x" * LIMIT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Decoder(Generic[Job]):
         self._manifest, self._device = manifest, device
         self._batch_size, self._ahead, self._threads = batch_size, ahead, threads
         self._refused = refused
-        self._steps = ImageSteps(manifest)
+        self._steps = ImageSteps(manifest, max_pixels=sys.maxsize)  # whoever prepared the files has counted
         self._fed: deque[list[Job]] = deque()
         self._waiting: deque[list[Job]] = deque()
         self._pipeline = self._built()

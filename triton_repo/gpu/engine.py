@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,10 @@ class Engine:
     ) -> None:
         """Ready when it returns. `broken` is told of the error that ended the pipeline, after all were answered."""
         self._manifest = manifest
-        self._settings = settings = settings or GpuSettings()
+        settings = settings or GpuSettings()
+        # A slot holds what one picture may bring, whatever it was set to.
+        settings = replace(settings, crops=max(settings.crops, 1 + manifest.detector.max_detections))
+        self._settings = settings
         self._max_pixels, self._broken = max_pixels, broken
         self._device = device_of(settings, gpu)
         with Stream(self._device).entered():
@@ -140,7 +143,7 @@ class Engine:
         """Counters since the start: images, batches, crops; seconds by stage; bytes of GPU memory at present."""
         figures: dict[str, float] = {
             **self._count,
-            **{f"{stage}_seconds": value for stage, value in self._seconds.items()},
+            **{f"{stage}_seconds": value for stage, value in self._seconds.copy().items()},
         }
         if self._device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self._device)
@@ -316,13 +319,14 @@ class Engine:
         try:
             work()
         except BaseException as error:
-            self._stop(error)
-            self._broken(error)
+            if self._stop(error):
+                self._broken(error)
 
-    def _stop(self, cause: BaseException) -> None:
+    def _stop(self, cause: BaseException) -> bool:
+        """Whether this was what stopped it."""
         with self._changed:
             if self._stopping is not None:
-                return
+                return False
             self._stopping = cause
             left = list(self._under_way)
             self._waiting.clear()
@@ -332,6 +336,7 @@ class Engine:
         self._cropped.put(None)
         self._embedded.put(None)
         self._free.put(None)
+        return True
 
 
 def _checked(answer: ImageInference) -> Answer:

@@ -17,10 +17,10 @@ def with_activations(
     nodes: Sequence[NodeProto], constants: Mapping[str, Array], outputs: Sequence[str]
 ) -> list[NodeProto]:
     """The nodes with GELU as one node, or, where a convolution alone feeds it, as its attribute `activation`."""
-    return _with_activated_convolutions(_with_gelu(nodes, constants), outputs)
+    return _with_activated_convolutions(_with_gelu(nodes, constants, outputs), outputs)
 
 
-def _with_gelu(nodes: Sequence[NodeProto], constants: Mapping[str, Array]) -> list[NodeProto]:
+def _with_gelu(nodes: Sequence[NodeProto], constants: Mapping[str, Array], outputs: Sequence[str]) -> list[NodeProto]:
     """x / sqrt(2) -> Erf -> + 1 -> * x -> * 0.5, as PyTorch's exporter writes it."""
     makers = {output: node for node in nodes for output in node.output}
     readers = _readers(nodes)
@@ -33,7 +33,8 @@ def _with_gelu(nodes: Sequence[NodeProto], constants: Mapping[str, Array]) -> li
 
     def only_reader(node: NodeProto, op_type: str) -> NodeProto | None:
         reading = readers.get(node.output[0], [])
-        return reading[0] if len(reading) == 1 and reading[0].op_type == op_type else None
+        alone = len(reading) == 1 and node.output[0] not in outputs
+        return reading[0] if alone and reading[0].op_type == op_type else None
 
     gone: set[int] = set()
     fused: dict[int, NodeProto] = {}
@@ -42,7 +43,7 @@ def _with_gelu(nodes: Sequence[NodeProto], constants: Mapping[str, Array]) -> li
         if divided is None or divided.op_type != "Div" or not is_constant(divided.input[1], math.sqrt(2)):
             continue
         x = divided.input[0]
-        plus = only_reader(erf, "Add")
+        plus = only_reader(erf, "Add") if only_reader(divided, "Erf") else None
         times = only_reader(plus, "Mul") if plus and is_constant(plus.input[1], 1) else None
         half = only_reader(times, "Mul") if times and x in times.input else None
         if plus and times and half and is_constant(half.input[1], 0.5):

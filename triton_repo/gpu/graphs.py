@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 
-from triton_repo.gpu.network import Network
+from triton_repo.gpu.network import Network, UnsupportedGraphError
 
 #: Runs before the capture, so that libraries have chosen their kernels and made their workspaces.
 _WARM_RUNS = 3
@@ -121,8 +121,11 @@ class BatchSizes:
     def _inputs(self, size: int) -> Tensor:
         return self._row.repeat(size, *[1] * (self._row.ndim - 1))
 
-    def _compiled_once(self) -> Function:
-        module = self._network.written({self._name: self._prepare(self._row)}, any_length=True)
+    def _compiled_once(self) -> Function | None:
+        try:
+            module = self._network.written({self._name: self._prepare(self._row)}, any_length=True)
+        except UnsupportedGraphError:
+            return None  # the length of the batch cannot be left open in it
         return _compiled(lambda rows: module(self._prepare(rows)))
 
     def _for_one(self, inputs: Tensor, compiled: bool) -> Function:
@@ -150,7 +153,9 @@ class BatchSizes:
 
     def cover(self, count: int) -> tuple[int, ...]:
         """The sizes, largest first, that hold `count` rows at the lowest cost."""
-        return _cover(count, self.sizes)
+        largest = self.sizes[-1]
+        full = max(0, -(-count // largest) - 2)
+        return (largest,) * full + _covers(self.sizes)[count - full * largest]
 
 
 def _compiled(function: Function) -> Function:
@@ -158,14 +163,12 @@ def _compiled(function: Function) -> Function:
     return compiled
 
 
-@functools.lru_cache(maxsize=4096)
-def _cover(count: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if count <= 0:
-        return ()
-    largest = sizes[-1]
-    if count > 2 * largest:
-        return (largest, *_cover(count - largest, sizes))
-    covers = [(size, *_cover(count - size, sizes)) for size in sizes if size < count]
-    covers += [(size,) for size in sizes if size >= count][:1]
-    best = min(covers, key=lambda cover: sum(cover) + _REPLAY_ROWS * len(cover))
-    return tuple(sorted(best, reverse=True))
+@functools.cache
+def _covers(sizes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """For each number of rows up to two of the largest batches."""
+    covers: list[tuple[int, ...]] = [()]
+    for count in range(1, 2 * sizes[-1] + 1):
+        ways = [(size, *covers[max(0, count - size)]) for size in sizes]
+        best = min(ways, key=lambda cover: sum(cover) + _REPLAY_ROWS * len(cover))
+        covers.append(tuple(sorted(best, reverse=True)))
+    return covers

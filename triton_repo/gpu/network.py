@@ -112,9 +112,12 @@ class Network:
 
     def unsupported(self, node: NodeProto, why: str) -> UnsupportedGraphError:
         """Names the place."""
+        return self.refused(f"{node.op_type} {node.name or node.output[0]!r}: {why}")
+
+    def refused(self, why: str) -> UnsupportedGraphError:
+        """Names the file."""
         return UnsupportedGraphError(
-            f"{self._path.name}: {node.op_type} {node.name or node.output[0]!r}: {why}; "
-            "serve these models with the profile 'cpu' or 'onnxruntime'"
+            f"{self._path.name}: {why}; serve these models with the profile 'cpu' or 'onnxruntime'"
         )
 
     def given(self, name: str) -> Array | None:
@@ -152,9 +155,13 @@ class _Writing:
             self._values[name] = result
 
     def finished(self, outputs: Sequence[str]) -> fx.GraphModule:
-        traced = [self._values[name] for name in outputs]
-        assert all(isinstance(value, _Traced) for value in traced), "every output depends on the input"
-        self._graph.output(tuple(value.node for value in traced if isinstance(value, _Traced)))
+        results = []
+        for name in outputs:
+            value = self._values[name]
+            if not isinstance(value, _Traced):
+                raise self._network.refused(f"its output {name!r} does not depend on the picture")
+            results.append(value.node)
+        self._graph.output(tuple(results))
         self._graph.eliminate_dead_code()
         return fx.GraphModule(self._weights, self._graph)
 
@@ -172,13 +179,15 @@ class _Writing:
         function = OPERATORS.get(op_type)
         if function is None:
             raise self._network.unsupported(node, "an operator that is not known here")
+        if attributes.get("auto_pad", "NOTSET") != "NOTSET":
+            raise self._network.unsupported(node, "pads must be told, not found")
         arguments = [self._argument(node, op_type, place, value, inputs) for place, value in enumerate(inputs)]
         nodes = [value.node if isinstance(value, _Traced) else value for value in arguments]
         examples = [value.example if isinstance(value, _Traced) else value for value in arguments]
         try:
             with self._mode:
                 result = function(*examples, **attributes)
-        except (AssertionError, TypeError, KeyError) as error:
+        except (AssertionError, TypeError, KeyError, ValueError, IndexError, RuntimeError) as error:
             raise self._network.unsupported(node, str(error)) from error
         call = self._graph.call_function(function, tuple(nodes), attributes)
         if isinstance(result, Tensor):
@@ -200,7 +209,7 @@ class _Writing:
         if self._any_length and _BATCH in value.shape:
             raise self._network.unsupported(node, "a constant is as long as the batch")
         matrix = place in MATRIX_INPUTS.get(op_type, ())
-        if value.size == 1 and not matrix:
+        if value.size == 1 and value.dtype.kind == "f" and not matrix:
             # As a scalar it takes the precision of what it meets.
             rank = max(other.example.ndim for other in inputs if isinstance(other, _Traced))
             value = value.reshape(()) if value.ndim <= rank else value
@@ -208,14 +217,14 @@ class _Writing:
 
     def _for_any_batch(self, node: NodeProto, x: Any, numbers: list[Any]) -> tuple[Any, ...]:
         """The numbers with the one that comes from the length of the batch left open."""
-        follow = [isinstance(number, int) and number != 0 and number % _BATCH == 0 for number in numbers]
-        if not any(follow) or not self._any_length:
+        if not self._any_length:
             return tuple(numbers)
-        if node.op_type not in ("Reshape", "Expand") or sum(follow) > 1:
-            raise self._network.unsupported(node, f"{numbers} depends on the length of the batch")
         if node.op_type == "Reshape" and -1 in numbers:
             known = [x.example.shape[axis] if number == 0 else number for axis, number in enumerate(numbers)]
             numbers[numbers.index(-1)] = x.example.numel() // -math.prod(known)
+        follow = [isinstance(number, int) and number != 0 and number % _BATCH == 0 for number in numbers]
+        if any(follow) and (node.op_type not in ("Reshape", "Expand") or sum(follow) > 1):
+            raise self._network.unsupported(node, f"{numbers} depends on the length of the batch")
         return tuple(-1 if open_ else number for number, open_ in zip(numbers, follow, strict=True))
 
     def _constant(self, tensor: Tensor) -> _Traced:
@@ -246,9 +255,9 @@ def without_dynamic_suppression(nodes: Sequence[NodeProto], constants: Mapping[s
     for node in nodes:
         if node.op_type != "ScatterND":
             continue
-        values = made_by[node.input[2]]
-        suppression = made_by[made_by[node.input[1]].input[0]]
-        if suppression.op_type == "NonMaxSuppression" and values.op_type == "GatherND":
+        place, values = made_by.get(node.input[1]), made_by.get(node.input[2])
+        suppression = made_by.get(place.input[0]) if place and place.input else None
+        if suppression and suppression.op_type == "NonMaxSuppression" and values and values.op_type == "GatherND":
             boxes, by_class, _, iou, score = suppression.input
             replaced[id(node)] = helper.make_node(
                 "KeepBest",

@@ -60,7 +60,6 @@ _DTYPES = {
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, **attributes: Any) -> Tensor:
     dims = weight.ndim - 2
-    assert attributes.get("auto_pad", "NOTSET") == "NOTSET", "pads are explicit in the graphs that are imported"
     begin, end = _pads(attributes.get("pads"), dims)
     strides, groups = attributes.get("strides", [1] * dims), attributes.get("group", 1)
     gelu = attributes.get("activation") == "gelu"
@@ -99,6 +98,7 @@ def _transposed_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = Non
     dims = weight.ndim - 2
     begin, end = _pads(attributes.get("pads"), dims)
     assert begin == end, "a transposed convolution has the same padding on both sides"
+    assert "output_shape" not in attributes, "a transposed convolution tells its padding, not the size of its result"
     return F.conv_transpose2d(
         x.to(weight.dtype),
         weight,
@@ -117,7 +117,7 @@ def _max_pool(x: Tensor, *, kernel_shape: Numbers, **attributes: Any) -> Tensor:
     return F.max_pool2d(
         x,
         list(kernel_shape),
-        stride=attributes.get("strides"),
+        stride=attributes.get("strides", 1),
         padding=begin,
         dilation=attributes.get("dilations", 1),
         ceil_mode=bool(attributes.get("ceil_mode", 0)),
@@ -127,10 +127,11 @@ def _max_pool(x: Tensor, *, kernel_shape: Numbers, **attributes: Any) -> Tensor:
 def _average_pool(x: Tensor, *, kernel_shape: Numbers, **attributes: Any) -> Tensor:
     begin, end = _pads(attributes.get("pads"), len(kernel_shape))
     assert begin == end, "a pool has the same padding on both sides"
+    assert {*attributes.get("dilations", [1])} == {1}, "an average is taken of neighbours"
     return F.avg_pool2d(
         x,
         list(kernel_shape),
-        stride=attributes.get("strides"),
+        stride=attributes.get("strides", 1),
         padding=begin,
         ceil_mode=bool(attributes.get("ceil_mode", 0)),
         count_include_pad=bool(attributes.get("count_include_pad", 0)),
@@ -154,7 +155,9 @@ def _pad(x: Tensor, pads: Numbers, value: Numbers | None = None, axes: Numbers |
     sides = _torch_pads(pads[:half], pads[half:])
     if mode == "constant":
         return F.pad(x, sides, value=value[0] if value else 0)
-    return F.pad(x, sides[: 2 * (x.ndim - 2)], mode={"reflect": "reflect", "edge": "replicate"}[mode])
+    inner = 2 * (x.ndim - 2)
+    assert not any(sides[inner:]), "only pixels are repeated, not channels"
+    return F.pad(x, sides[:inner], mode={"reflect": "reflect", "edge": "replicate"}[mode])
 
 
 def _gemm(a: Tensor, b: Tensor, c: Tensor | None = None, **attributes: Any) -> Tensor:
@@ -184,6 +187,10 @@ def _batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: 
     return (x.float() * factor.view(shape) + (bias.float() - mean.float() * factor).view(shape)).to(x.dtype)
 
 
+#: How places are computed and rounded where each pixel is repeated as often as the others.
+_NEAREST = {("asymmetric", "floor"), ("half_pixel", "round"), ("pytorch_half_pixel", "round")}
+
+
 def _resize(
     x: Tensor,
     roi: Numbers | None = None,
@@ -191,10 +198,13 @@ def _resize(
     sizes: Numbers | None = None,
     **attributes: Any,
 ) -> Tensor:
+    assert not any(attributes.get(name) for name in ("antialias", "axes", "exclude_outside")), "an unusual resize"
     old = x.shape[2:]
     new = list(sizes[2:]) if sizes else [math.floor(n * s) for n, s in zip(old, (scales or ())[2:], strict=True)]
     mode, places = attributes.get("mode", "nearest"), attributes.get("coordinate_transformation_mode", "half_pixel")
     if mode == "nearest":
+        rounding = attributes.get("nearest_mode", "round_prefer_floor").split("_")[0]
+        assert (places, rounding) in _NEAREST, f"{places} with {rounding}"
         assert all(n % o == 0 for n, o in zip(new, old, strict=True)), "nearest neighbours are taken for whole factors"
         return F.interpolate(x, size=new, mode="nearest")
     assert places in ("half_pixel", "pytorch_half_pixel", "align_corners"), places
@@ -271,6 +281,7 @@ def _top_k(x: Tensor, count: Numbers, *, axis: int = -1, largest: int = 1, sorte
 
 def _reduced(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def operator(x: Tensor, axes: Numbers | None = None, **attributes: Any) -> Tensor:
+        assert not attributes.get("noop_with_empty_axes"), "no axes mean all"
         dims = tuple(axes or attributes.get("axes") or range(x.ndim))
         return reduce(x, dims, keepdim=bool(attributes.get("keepdims", 1)))
 
@@ -396,6 +407,7 @@ OPERATORS: Mapping[str, Callable[..., Any]] = {
     "Relu": torch.relu,
     "Reshape": _reshape,
     "Resize": _resize,
+    "Round": torch.round,
     "Sigmoid": torch.sigmoid,
     "Sin": torch.sin,
     "Slice": _slice,
