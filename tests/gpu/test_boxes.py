@@ -26,11 +26,12 @@ MANIFESTS = {
 }
 often = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 sizes = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
-#: Also on the bars, over the border, without area, the wrong way round.
-places = st.floats(-200, CANVAS + 200, width=32)
+#: Left, top, width, height: also on the bars, over the border, without area, the wrong way round.
+places = st.floats(-200, CANVAS, width=32)
+lengths = st.one_of(st.floats(1, 400, width=32), st.floats(1, 400, width=32), st.floats(-20, 0, width=32))
 pictures = st.tuples(
     sizes,
-    st.lists(st.tuples(places, places, places, places), min_size=ROWS, max_size=ROWS),
+    st.lists(st.tuples(places, places, lengths, lengths), min_size=ROWS, max_size=ROWS),
     st.lists(st.sampled_from([0.3, 0.5, 0.5, 0.9]), min_size=ROWS, max_size=ROWS),
     st.integers(0, ROWS),
 )
@@ -48,6 +49,7 @@ def test_detections_of_a_batch_are_those_of_each_picture(kind: str, batch: list[
     sizes = np.array([size for size, _, _, _ in batch], np.int32)
     capped = capped_sizes(manifest, sizes.tolist())
     boxes = np.array([rows for _, rows, _, _ in batch], np.float32)
+    boxes[..., 2:] += boxes[..., :2]
     scores = np.array([row for _, _, row, _ in batch], np.float32)
     classes = np.arange(boxes.shape[0] * ROWS, dtype=np.float32).reshape(-1, ROWS)
     counts = np.array([count for _, _, _, count in batch], np.float32)

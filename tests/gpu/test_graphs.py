@@ -8,9 +8,12 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install 'sightlog[stack,gpu]'")
+
 import numpy as np
 import onnx
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

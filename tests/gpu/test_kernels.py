@@ -8,8 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install 'sightlog[stack,gpu]'")
+
+import numpy as np
 import torch
 from torch.nn import functional as F
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install 'sightlog[stack,gpu]'")
+
 import numpy as np
 import onnx
-import pytest
 import torch
 from onnx import TensorProto, helper
 
