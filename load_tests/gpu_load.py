@@ -30,14 +30,6 @@ WARM_S = 1.0
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _START_S = 0.3  # from the word to the first request, so that all processes have heard it
 _PAUSE_S = 0.05  # after a failed request, which else would be repeated as fast as the processor allows
-_OUTPUTS = (
-    contract.IMAGE_EMBEDDING,
-    contract.BOXES,
-    contract.SCORES,
-    contract.CLASS_IDS,
-    contract.OBJECT_EMBEDDINGS,
-    contract.IMAGE_SIZE,
-)
 
 
 class LoadError(SightlogError):
@@ -139,7 +131,9 @@ def image_request(version: int, data: bytes) -> bytes:
         model_name=contract.IMAGE_PIPELINE,
         model_version=str(version),
         inputs=[tensor],
-        outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in _OUTPUTS],
+        outputs=[
+            service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in contract.IMAGE_OUTPUTS
+        ],
         raw_input_contents=[data],
     )
     serialised: bytes = request.SerializeToString()

@@ -28,6 +28,7 @@ SCORES = "scores"
 CLASS_IDS = "class_ids"
 OBJECT_EMBEDDINGS = "object_embeddings"
 IMAGE_SIZE = "image_size"
+IMAGE_OUTPUTS = (IMAGE_EMBEDDING, BOXES, SCORES, CLASS_IDS, OBJECT_EMBEDDINGS, IMAGE_SIZE)
 #: Tensors of the towers.
 TOKENS = "tokens"
 CROPS = "crops"

@@ -51,6 +51,11 @@ class GpuSettings:
             # Each batch in DALI holds one, and one whose crops need more waits for another.
             raise ConfigurationError(f"GPU setting slots is {self.slots}; it must be decode_ahead + 2 or more")
 
+    @property
+    def batch_pixels(self) -> int:
+        """`batch_megapixels` as a number of pixels."""
+        return self.batch_megapixels * 1_000_000
+
     @staticmethod
     def from_json(values: dict[str, object]) -> GpuSettings:
         """From what `dataclasses.asdict` made; lists become tuples."""

@@ -14,7 +14,7 @@ from models.decoding import ImageError
 from models.manifest import ModelManifest, load_manifest
 from sightlog.errors import SightlogError
 from triton_repo import contract
-from triton_repo.contract import PARAMETERS, StepTensors
+from triton_repo.contract import PARAMETERS, ImageInference, StepTensors
 from triton_repo.dali_inputs import dali_ready
 from triton_repo.steps import Detections, ImageSteps, Prepared
 
@@ -165,17 +165,19 @@ def embedded(manifest: ModelManifest, crops: Any) -> Any:
     return pb.get_output_tensor_by_name(reply, contract.EMBEDDING).as_numpy().copy()
 
 
-def seen_answer(detections: Detections, vector: Any, object_vectors: Any) -> Any:
-    """The response of `box_embedder`; vector: float32 [1, dim], object_vectors: float32 [n, dim]."""
-    return answer(
-        {
-            contract.IMAGE_EMBEDDING: vector,
-            contract.BOXES: detections.boxes[None],
-            contract.SCORES: detections.scores[None],
-            contract.CLASS_IDS: detections.class_ids[None],
-            contract.OBJECT_EMBEDDINGS: object_vectors[None],
-        }
-    )
+def seen_answer(found: Detections | ImageInference, vector: Any, object_vectors: Any, size: Any = None) -> Any:
+    """What the models see in one picture; vector: float32 [1, dim], object_vectors: float32 [n, dim].
+
+    size: int32 [1, 2] where the response is that of the whole pipeline, None where it is that of `box_embedder`.
+    """
+    tensors = {
+        contract.IMAGE_EMBEDDING: vector,
+        contract.BOXES: found.boxes[None],
+        contract.SCORES: found.scores[None],
+        contract.CLASS_IDS: found.class_ids[None],
+        contract.OBJECT_EMBEDDINGS: object_vectors[None],
+    }
+    return answer(tensors if size is None else tensors | {contract.IMAGE_SIZE: size})
 
 
 def answer(tensors: dict[str, Any]) -> Any:
@@ -186,3 +188,10 @@ def answer(tensors: dict[str, Any]) -> Any:
 def refusal(message: str) -> Any:
     """A response that fails this request alone, for good: raising instead would fail its whole dynamic batch."""
     return pb.InferenceResponse(error=pb.TritonError(message, pb.TritonError.INVALID_ARG))
+
+
+def failure(error: Exception) -> Any:
+    """A response by whose fault it is: a refusal, or UNAVAILABLE, which makes callers ask again, here or elsewhere."""
+    if isinstance(error, (ImageError, RequestError)):
+        return refusal(str(error))
+    return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.UNAVAILABLE))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import triton_python_backend_utils as pb  # exists only inside a Triton stub
 from PIL import Image
@@ -27,15 +26,12 @@ from triton_repo.dali_inputs import dali_picture
 from triton_repo.gpu.boxes import detections_of
 from triton_repo.gpu.crops import Cropper
 from triton_repo.gpu.decoding import Decoder, Views
-from triton_repo.gpu.networks import Detector, ImageTower
+from triton_repo.gpu.networks import Detector, ImageTower, unpacked
 from triton_repo.gpu.streams import Stream, device_of
 from triton_repo.gpu_settings import GpuSettings
-from triton_repo.serving import RequestError, ServedModel, answer, embedded, one_picture, refusal, seen_answer, tensor
+from triton_repo.serving import RequestError, ServedModel, answer, embedded, failure, one_picture, seen_answer, tensor
 from triton_repo.serving_gpu import end_process
 from triton_repo.steps import Detections
-
-Float32 = npt.NDArray[np.float32]
-_MEGAPIXEL = 1_000_000
 
 
 class GpuStep(ServedModel):
@@ -83,7 +79,7 @@ class GpuStep(ServedModel):
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             if len(requests) == 1:
-                return [_unavailable(error)]
+                return [failure(error)]
         middle = len(requests) // 2
         return [*self._in_parts(requests[:middle]), *self._in_parts(requests[middle:])]
 
@@ -118,7 +114,7 @@ class GpuPreprocessModel(GpuStep):
             # Another instance works while this one waits for DALI.
             ahead=1,
             threads=settings.dali_threads,
-            refused=lambda picture, error: picture.reply(_failure(error)),
+            refused=lambda picture, error: picture.reply(failure(error)),
         )
         sample, pixels = dali_picture(_sample())
         self._decode([_Picture(sample, pixels, lambda _: None)] * settings.batch)
@@ -130,14 +126,14 @@ class GpuPreprocessModel(GpuStep):
             try:
                 ready, pixels = dali_picture(one_picture(request), self._max_pixels)
             except (ImageError, RequestError) as error:
-                replies[place] = refusal(str(error))
+                replies[place] = failure(error)
             else:
                 pictures.append(_Picture(ready, pixels, functools.partial(replies.__setitem__, place)))
         self._decode(pictures)
         return [replies[place] for place in range(len(requests))]
 
     def _decode(self, pictures: Sequence[_Picture]) -> None:
-        for batch in _batches(pictures, self.settings.batch_megapixels * _MEGAPIXEL):
+        for batch in _batches(pictures, self.settings.batch_pixels):
             self._decoder.feed(batch)
         while len(self._decoder):
             if taken := self._decoder.take():
@@ -169,7 +165,7 @@ class GpuDetectorModel(GpuStep):
         torch.stack([self.given(request, StepTensors.LETTERBOXED)[0] for request in requests], out=pictures)
         self._detector.start(pictures)
         self.stream.mark().wait()
-        packed = _packed(self._detector.rows(len(requests)))
+        packed = self._detector.packed(len(requests))
         return [answer({StepTensors.DETECTIONS: packed[row : row + 1]}) for row in range(len(requests))]
 
 
@@ -191,7 +187,7 @@ class GpuBoxEmbedderModel(GpuStep):
         sizes = np.concatenate([tensor(request, contract.IMAGE_SIZE) for request in requests])
         packed = np.concatenate([tensor(request, StepTensors.DETECTIONS) for request in requests])
         capped = np.array([(original.shape[1], original.shape[0]) for original in originals])
-        found = detections_of(self.manifest, _unpacked(packed), capped, sizes)
+        found = detections_of(self.manifest, unpacked(packed), capped, sizes)
         crops = self._empty(count + sum(len(detections.boxes) for detections in found))
         torch.stack(centres, out=crops[:count])
         self._cropper(originals, sizes, found, crops[count:])
@@ -241,27 +237,6 @@ def _batches(pictures: Sequence[_Picture], most_pixels: int) -> Iterator[list[_P
         pixels += picture.pixels
     if batch:
         yield batch
-
-
-def _packed(rows: tuple[Float32, ...]) -> Float32:
-    """`Detector.rows` as one array, float32 [n, 1 + 6 K]: counts, boxes, scores, class ids."""
-    counts, boxes, scores, classes = rows
-    return np.concatenate([counts[:, None], boxes.reshape(len(boxes), -1), scores, classes], axis=1)
-
-
-def _unpacked(packed: Float32) -> tuple[Float32, ...]:
-    count, rows = len(packed), packed.shape[1] // 6
-    counts, boxes, scores, classes = np.split(packed, [1, 1 + 4 * rows, 1 + 5 * rows], axis=1)
-    return counts[:, 0], boxes.reshape(count, rows, 4), scores, classes
-
-
-def _failure(error: Exception) -> Any:
-    return refusal(str(error)) if isinstance(error, ImageError) else _unavailable(error)
-
-
-def _unavailable(error: Exception) -> Any:
-    """No fault of the picture: whoever asked asks again, here or elsewhere."""
-    return pb.InferenceResponse(error=pb.TritonError(str(error), pb.TritonError.UNAVAILABLE))
 
 
 def _sample() -> bytes:

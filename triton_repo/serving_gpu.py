@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb
 
-from models.decoding import ImageError
 from triton_repo import contract
 from triton_repo.contract import ImageInference
 from triton_repo.gpu.engine import Answer, Cancelled, Engine
 from triton_repo.gpu.networks import TextTower
 from triton_repo.gpu.streams import device_of
 from triton_repo.gpu_settings import GpuSettings
-from triton_repo.serving import ServedModel, answer, refusal, tensor
+from triton_repo.serving import RequestError, ServedModel, failure, one_picture, seen_answer
 from triton_repo.serving_onnx import TowerModel
 
 _log = logging.getLogger(__name__)
@@ -46,12 +45,13 @@ class FusedModel(ServedModel):
         """Answers come from other threads, through the requests' senders."""
         for request in requests:
             sender = request.get_response_sender()
-            images = tensor(request, contract.IMAGE)
-            if len(images) != 1:
-                _send(sender, refusal(f"a request carries one picture, this one {len(images)}; send them one by one"))
+            try:
+                data = one_picture(request)
+            except RequestError as error:
+                _send(sender, failure(error))
                 continue
             # The request is kept until it is answered, and with it its bytes in shared memory.
-            self._engine.submit(images[0].tobytes(), _Reply(request, sender), sender.is_cancelled)
+            self._engine.submit(data, _Reply(request, sender), sender.is_cancelled)
 
     def finalize(self) -> None:
         """Called by Triton before it ends or unloads the model."""
@@ -66,13 +66,10 @@ class _Reply:
     def __call__(self, result: Answer) -> None:
         if isinstance(result, ImageInference):
             response = _response(result)
-        elif isinstance(result, ImageError):
-            response = refusal(str(result))
         elif isinstance(result, Cancelled):
             response = pb.InferenceResponse(error=pb.TritonError(str(result), pb.TritonError.CANCELLED))
         else:
-            # No fault of the picture: whoever asked asks again, here or elsewhere.
-            response = pb.InferenceResponse(error=pb.TritonError(str(result), pb.TritonError.UNAVAILABLE))
+            response = failure(result)
         _send(self._sender, response)
 
 
@@ -136,16 +133,8 @@ class _Metrics:
 
 
 def _response(seen: ImageInference) -> Any:
-    return answer(
-        {
-            contract.IMAGE_EMBEDDING: seen.embedding[None],
-            contract.BOXES: seen.boxes[None],
-            contract.SCORES: seen.scores[None],
-            contract.CLASS_IDS: seen.class_ids[None],
-            contract.OBJECT_EMBEDDINGS: seen.object_embeddings[None],
-            contract.IMAGE_SIZE: np.array([[seen.width, seen.height]], np.int32),
-        }
-    )
+    size = np.array([[seen.width, seen.height]], np.int32)
+    return seen_answer(seen, seen.embedding[None], seen.object_embeddings, size)
 
 
 def _send(sender: Any, response: Any) -> None:

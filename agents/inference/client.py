@@ -30,14 +30,6 @@ _RAW_INPUT_TAG = bytes([service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_N
 _READY_S = 2.0
 #: A caller in more of a hurry than this learns nothing about an endpoint that did not answer it.
 _SILENCE_S = 1.0
-_IMAGE_OUTPUTS = (
-    contract.IMAGE_EMBEDDING,
-    contract.BOXES,
-    contract.SCORES,
-    contract.CLASS_IDS,
-    contract.OBJECT_EMBEDDINGS,
-    contract.IMAGE_SIZE,
-)
 
 
 class TritonClient:
@@ -69,7 +61,7 @@ class TritonClient:
         self._image_request = service_pb2.ModelInferRequest(
             model_name=contract.IMAGE_PIPELINE,
             model_version=self._version,
-            outputs=[_output(name) for name in _IMAGE_OUTPUTS],
+            outputs=[_output(name) for name in contract.IMAGE_OUTPUTS],
         )
 
     @property

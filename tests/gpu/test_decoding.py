@@ -19,7 +19,7 @@ from PIL import Image
 from models.decoding import ImageError
 from models.manifest import ModelManifest
 from tests.gpu.small_graphs import CPU
-from tests.gpu.small_models import CANVAS, CROP, colour_manifest
+from tests.gpu.small_models import CANVAS, CROP
 from tests.parity_cases import small_pictures
 from tests.pictures import encoded, photo
 from triton_repo.dali_inputs import dali_ready
@@ -33,11 +33,6 @@ BATCH = 4
 class Job:
     number: int
     ready: bytes
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> ModelManifest:
-    return colour_manifest(tmp_path_factory.mktemp("models"))
 
 
 class Refused:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -17,31 +16,15 @@ import numpy as np
 import torch
 
 from models.decoding import ImageError
-from models.manifest import ModelManifest, load_manifest
+from models.manifest import load_manifest
 from models.photos import STREAM_SEED, STREAM_SIZES, photos
-from tests.gpu.engine_runs import SECONDS, Answers, Gate, Start, engines
-from tests.gpu.small_models import ROWS, SETTINGS, assert_answers, colour_manifest, picture
+from tests.gpu.engine_runs import SECONDS, Answers, Gate, Start
+from tests.gpu.small_models import ROWS, SETTINGS, assert_answers, picture
 from tests.pictures import encoded, photo, truncated_jpeg
 from triton_repo.contract import ImageInference
 from triton_repo.gpu.engine import Cancelled, Engine
 from triton_repo.gpu.networks import Detector, ImageTower
 from triton_repo.inprocess import InProcessPipeline
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> ModelManifest:
-    return colour_manifest(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def start(manifest: ModelManifest) -> Iterator[Start]:
-    with engines(manifest) as started:
-        yield started
-
-
-@pytest.fixture
-def answers() -> Answers:
-    return Answers()
 
 
 def test_photographs_give_what_they_give_in_one_process(answers: Answers) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,29 +13,12 @@ pytest.importorskip("nvidia.dali", reason="needs PyTorch and DALI: pip install '
 
 import torch
 
-from models.manifest import ModelManifest
-from tests.gpu.engine_runs import SECONDS, Answers, Gate, Start, engines
-from tests.gpu.small_models import ROWS, SETTINGS, assert_answers, colour_manifest, picture
+from tests.gpu.engine_runs import SECONDS, Answers, Gate, Start
+from tests.gpu.small_models import ROWS, SETTINGS, assert_answers, picture
 from triton_repo.gpu import engine as engine_module
 from triton_repo.gpu.decoding import OutOfGpuMemory
 from triton_repo.gpu.engine import Engine, EngineStopped
 from triton_repo.gpu.networks import Detector, ImageTower
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> ModelManifest:
-    return colour_manifest(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def start(manifest: ModelManifest) -> Iterator[Start]:
-    with engines(manifest) as started:
-        yield started
-
-
-@pytest.fixture
-def answers() -> Answers:
-    return Answers()
 
 
 def test_who_waits_to_submit_is_told_when_the_engine_is_closed(

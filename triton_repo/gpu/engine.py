@@ -33,7 +33,6 @@ from triton_repo.steps import Detections
 
 #: What a picture's `reply` is called with.
 Answer = ImageInference | Exception
-_MEGAPIXEL = 1_000_000
 
 
 class Cancelled(SightlogError):
@@ -217,7 +216,7 @@ class Engine:
                 self._changed.wait_for(lambda: self._waiting or self._stopping)
             while self._waiting and len(batch) < self._settings.batch:
                 job = self._waiting[0]
-                if batch and pixels + job.pixels > self._settings.batch_megapixels * _MEGAPIXEL:
+                if batch and pixels + job.pixels > self._settings.batch_pixels:
                     break
                 self._waiting.popleft()
                 pixels += job.pixels

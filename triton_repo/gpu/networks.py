@@ -55,11 +55,14 @@ class Detector:
 
         self._graphs.run(letterboxed, keep)
 
+    def packed(self, count: int) -> npt.NDArray[np.float32]:
+        """Of n pictures, float32 [n, 1 + 6 K]; overwritten by the next `start`."""
+        found: npt.NDArray[np.float32] = self._found[:count].numpy()
+        return found
+
     def rows(self, count: int) -> tuple[npt.NDArray[np.float32], ...]:
-        """Of n pictures: how many [n], boxes [n, K, 4] on the canvas, scores [n, K], class ids [n, K]; all float32."""
-        found, rows = self._found[:count].numpy(), self._rows
-        boxes = found[:, 1 : 1 + 4 * rows].reshape(count, rows, 4)
-        return found[:, 0], boxes, found[:, 1 + 4 * rows : 1 + 5 * rows], found[:, 1 + 5 * rows :]
+        """`packed`, taken apart."""
+        return unpacked(self.packed(count))
 
 
 class ImageTower:
@@ -117,6 +120,13 @@ class TextTower:
             self._graphs.run(torch.from_numpy(np.array(tokens)).to(self._device), keep)
         result: npt.NDArray[np.float32] = vectors.numpy()
         return result
+
+
+def unpacked(packed: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
+    """Of n pictures: how many [n], boxes [n, K, 4] on the canvas, scores [n, K], class ids [n, K]; all float32."""
+    count, rows = len(packed), packed.shape[1] // 6
+    counts, boxes, scores, classes = np.split(packed, [1, 1 + 4 * rows, 1 + 5 * rows], axis=1)
+    return counts[:, 0], boxes.reshape(count, rows, 4), scores, classes
 
 
 def normalised(vectors: Tensor) -> Tensor:
