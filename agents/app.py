@@ -16,10 +16,13 @@ from agents.delivery.producer import ConfirmedProducer
 from agents.index.mappings import ModelIdentity
 from agents.settings import AgentSettings
 from models.manifest import ModelManifest
-from sightlog.dead_letters import Stage
+from sightlog.history import Stage
 from sightlog.settings import MAX_RECORD_BYTES
 
 log = logging.getLogger(__name__)
+
+#: Seconds; a number that still fits into 32 bits as milliseconds.
+_NEVER = 2_000_000.0
 
 Agent = Callable[[Stream[bytes]], Awaitable[None]]
 
@@ -38,11 +41,20 @@ def new_app(name: str, settings: AgentSettings) -> faust.App:
         broker_session_timeout=settings.session_timeout,
         broker_heartbeat_interval=settings.session_timeout / 10,
         broker_commit_interval=0.5,
+        # While a dependency is down nothing is read, and work may take longer than any of these: the process is in the
+        # group as long as it lives and its heartbeats, from a thread of their own, say so. By default it would leave
+        # the group after a thousand seconds, and write pages about it into the log before.
+        broker_max_poll_interval=_NEVER,
+        stream_processing_timeout=_NEVER,
+        broker_commit_livelock_soft_timeout=_NEVER,
+        # How long the group waits for a member that joins again: nothing has to be finished before.
+        broker_rebalance_timeout=settings.rebalance_timeout,
+        stream_wait_empty=False,
         # The window bounds what is worked on; the stream's own buffer (4096 events by default) would hold megabytes
         # of pictures for nothing.
         stream_buffer_maxsize=16,
         broker_max_poll_records=20,
-        consumer_max_fetch_size=4 * 1024 * 1024,
+        consumer_max_fetch_size=settings.fetch_bytes,
     )
 
 
@@ -54,6 +66,7 @@ def new_outbox(stage: Stage, settings: AgentSettings, *, linger_ms: float) -> Ou
         dead_topic=settings.topics.dead,
         dead_inline_limit=settings.dead_letter_inline_limit,
         backoff=settings.backoff,
+        retry_topics=tuple(settings.topics.retry_delays),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 
 import click
@@ -32,10 +34,11 @@ def _search(settings: AgentSettings) -> faust.App:
 
 #: Imported when needed: a worker does not pay for the libraries of the others.
 _APPS: dict[str, Callable[[AgentSettings], faust.App]] = {"vision": _vision, "indexer": _indexer, "search": _search}
+_RETRY = "retry"
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(_APPS)))
+@click.argument("name", type=click.Choice([*_APPS, _RETRY]))
 @click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def worker(name: str, loglevel: str) -> None:
     """Run one worker in the foreground until it is told to stop.
@@ -43,11 +46,24 @@ def worker(name: str, loglevel: str) -> None:
     Start as many of a kind as the topic has partitions; they share the work, and each can be killed at any time.
 
     \b
+    vision    images in, embedding documents out
+    indexer   embedding documents in, searchable documents in OpenSearch
+    search    requests in, replies out
+    retry     holds events whose file is not there yet, and sends them again when their tier's delay is over
+
+    \b
     Examples:
       sightlog worker vision
       SIGHTLOG_KAFKA=kafka-1:9092 SIGHTLOG_TRITON=gpu-1:8001 sightlog worker vision
     """
-    run_worker(_APPS[name](AgentSettings.load()), loglevel=loglevel)
+    settings = AgentSettings.load()
+    if name == _RETRY:
+        from agents.retry import run_retry
+
+        logging.basicConfig(level=loglevel.upper(), format="[%(asctime)s] [%(levelname)s] %(message)s")
+        asyncio.run(run_retry(settings))
+        return
+    run_worker(_APPS[name](settings), loglevel=loglevel)
 
 
 @click.command()

@@ -44,7 +44,9 @@ def search_app(settings: AgentSettings) -> faust.App:
 
     async def search(stream: Stream[bytes]) -> None:
         opensearch = connect(settings.opensearch, connections=settings.search_concurrency)
-        triton = TritonClient(settings.triton, manifest.digest, concurrency=settings.search_concurrency)
+        triton = TritonClient(
+            settings.triton, manifest.digest, concurrency=settings.search_concurrency, heal=settings.triton_heal
+        )
         async with opensearch, triton, new_outbox("search", settings, linger_ms=0) as outbox:
             agent = Search(settings, manifest, triton, opensearch, outbox)
             await drain(stream.noack(), agent.reply, settings.search_window)

@@ -11,6 +11,8 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from agents.delivery.retry import Backoff
 from agents.delivery.window import WindowLimits
+from agents.index.pace import BulkLimits
+from agents.sources.settings import SourceSettings
 from models.settings import ModelSettings
 from sightlog.settings import ENV_PREFIX, MAX_RECORD_BYTES, Settings
 
@@ -64,6 +66,10 @@ class AgentSettings(ModelSettings):
     triton: Hosts = Field(
         ("127.0.0.1:18001",), description="gRPC endpoints of Triton, host:port[,host:port]; all serve the same models"
     )
+    triton_heal: bool = Field(
+        True,
+        description="have Triton load a model anew whose process stays dead; it needs --model-control-mode=explicit",
+    )
     client_id: str = Field("sightlog", description="name of this process among the members of its Kafka group")
     opensearch: str = Field("http://127.0.0.1:19200", description="URL of OpenSearch")
     index: IndexSettings = Field(default_factory=IndexSettings)
@@ -91,6 +97,12 @@ class AgentSettings(ModelSettings):
     )
     indexer_batch: int = Field(64, gt=0, description="images in a bulk request")
     indexer_linger: float = Field(0.1, ge=0, description="seconds that a bulk request waits for more images")
+    indexer_bulk_bytes: int = Field(
+        8 * _MIB,
+        gt=0,
+        le=64 * _MIB,
+        description="bytes of a bulk request; this, the batch and the concurrency shrink while OpenSearch answers 429",
+    )
 
     search_concurrency: int = Field(32, gt=0, description="requests answered at once")
     reply_topics: str = Field(
@@ -101,6 +113,30 @@ class AgentSettings(ModelSettings):
     retry_first: float = Field(0.1, gt=0, description="first pause in seconds when a dependency is down")
     retry_limit: float = Field(5.0, gt=0, description="longest pause in seconds")
     session_timeout: float = Field(10.0, gt=0, description="seconds until a dead worker's partitions move on")
+    rebalance_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="seconds that a group waits for its workers when one joins; work may last longer",
+    )
+    fetch_bytes: int = Field(
+        4 * _MIB,
+        gt=0,
+        le=16 * _MIB,
+        description="bytes read ahead of each partition; at least one record",
+    )
+    vision_megapixels: float = Field(
+        256.0,
+        gt=0,
+        description="of the pictures that one vision worker has in Triton at once; a larger one is alone",
+    )
+    reuse_bytes: int = Field(
+        32 * _MIB,
+        ge=0,
+        description="results of the last pictures that a vision worker keeps for the same bytes again; 0: infer always",
+    )
+    reuse_lookup: bool = Field(True, description="ask the index, too, for what was seen in the same bytes before")
+
+    sources: SourceSettings = Field(default_factory=SourceSettings)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -133,6 +169,10 @@ class AgentSettings(ModelSettings):
             batch=self.indexer_batch,
             linger=self.indexer_linger,
         )
+
+    @property
+    def bulk_limits(self) -> BulkLimits:
+        return BulkLimits(self.indexer_batch, self.indexer_bulk_bytes, self.indexer_concurrency)
 
     @property
     def search_window(self) -> WindowLimits:

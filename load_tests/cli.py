@@ -9,7 +9,10 @@ import click
 import orjson
 from rich.console import Console
 
-_BENCHES = {name: f"load_tests.{name}" for name in ("quality", "stream", "search", "models", "parity", "gpu")}
+_BENCHES = {
+    name: f"load_tests.{name}"
+    for name in ("quality", "stream", "search", "models", "parity", "gpu", "backlog", "agent", "index", "hostile")
+}
 
 
 @click.command()
@@ -28,6 +31,11 @@ def bench(name: str, images: int | None, as_json: bool) -> None:
     search    latency of a search through the topics against the same search without them
     models    milliseconds an image and a query of the models in use, against raw onnxruntime
     parity    every preprocessing path against the NumPy reference, step by step, and the vectors that follow
+    index     documents/s through the indexer against raw bulks of opensearch-py into the same OpenSearch
+    agent     a vision worker's images/s beside a bare loop of consume, ask and produce; Triton answers at once
+    backlog   memory of a vision worker while it drains events that were there before it; --images: how many
+    hostile   damaged pictures, events and references through the whole stack: each must end under a name, no process
+              may die; --images: how many of each format
     gpu       on a machine with a GPU: the pipeline through Triton beside itself without it, and event to searchable
 
     \b

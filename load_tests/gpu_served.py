@@ -24,6 +24,8 @@ from triton_repo.contract import ImageInference
 #: For a machine with a GPU, whose streams are faster than a laptop's; what the environment says goes before.
 GPU_MACHINE: Mapping[str, str] = {
     "SIGHTLOG_VISION_WORKERS": "4",
+    # Its pictures repeat, and each is to be inferred.
+    "SIGHTLOG_REUSE_BYTES": "0",
     "SIGHTLOG_INDEXER_WORKERS": "2",
     "SIGHTLOG_VISION_CONCURRENCY": "64",
     "SIGHTLOG_VISION_UNACKED": "128",

@@ -73,9 +73,6 @@ def _kinds(image: Image.Image) -> dict[str, bytes]:
     return {
         "png": _encoded(image, "PNG"),
         "webp": _encoded(image, "WEBP"),
-        "gif": _encoded(image, "GIF"),
-        "bmp": _encoded(image, "BMP"),
-        "tiff": _encoded(image, "TIFF"),
         "progressive": _encoded(image, "JPEG", progressive=True),
         "rgb-jpeg": _encoded(image, "JPEG", keep_rgb=True),
         "cmyk-jpeg": _encoded(image.convert("CMYK"), "JPEG"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -27,9 +28,15 @@ class Published:
     seconds: float = 0.0
 
 
+def distinct(jpeg: bytes) -> bytes:
+    """The same picture in a file that nobody has seen: of bytes that were seen before, no inference is made again."""
+    comment = uuid.uuid4().bytes
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
 def inline(photo: Photo, tag: str) -> ImageUploaded:
     """The event that carries a photo's bytes."""
-    return new_upload(photo.jpeg, source="/sightlog/bench", tags=(tag,))
+    return new_upload(distinct(photo.jpeg), source="/sightlog/bench", tags=(tag,))
 
 
 def publish_and_wait(

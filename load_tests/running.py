@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -20,6 +21,7 @@ from agents.settings import AgentSettings
 from sightlog.settings import default_data_dir
 from stack.component import Progress
 from stack.local import LocalStack
+from stack.settings import StackSettings
 
 #: Port offsets tried for a stack of our own, far from the default.
 _OFFSETS = range(4000, 20_000, 400)
@@ -30,15 +32,21 @@ _MOST_PARTS = 10
 
 
 @contextmanager
-def stack_for_bench(console: Console, progress: Progress | None = None) -> Iterator[tuple[LocalStack, AgentSettings]]:
-    """A running stack with workers, and settings that point at it; one of our own is wiped at the end."""
+def stack_for_bench(
+    console: Console, progress: Progress | None = None, components: tuple[str, ...] | None = None
+) -> Iterator[tuple[LocalStack, AgentSettings]]:
+    """A running stack and settings that point at it; one of our own is wiped at the end.
+
+    `components`: all that is needed of one of our own; everything, with the workers, if not given.
+    """
     running = LocalStack(default_data_dir())
     if running.status().status in ("ready", "degraded"):
         console.print(f"using the stack in {running.data_dir}", style="dim")
         yield running, AgentSettings.load()
         return
     folder = Path(tempfile.mkdtemp(prefix="sightlog-bench-"))
-    own = LocalStack(folder, port_offset=free_port_offset(), workers=True)
+    part = StackSettings() if components is None else StackSettings(components=components)
+    own = LocalStack(folder, port_offset=free_port_offset(), workers=components is None, settings=part)
     console.print("no stack is up here: starting one for this benchmark", style="dim")
     own.up(progress)
     os.environ["SIGHTLOG_DATA_DIR"] = str(folder)
@@ -109,8 +117,8 @@ def machine() -> dict[str, str | int]:
 
 
 def free_port_offset() -> int:
-    """An offset at which the first port of every component is free."""
-    for offset in _OFFSETS:
+    """An offset at which the first port of every component is free; any, so that two who ask at once differ."""
+    for offset in random.sample(_OFFSETS, len(_OFFSETS)):
         try:
             for port in (19092, 18000, 19200):
                 with socket.socket() as probe:

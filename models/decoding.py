@@ -8,12 +8,14 @@ first frame of an animation counts, and a damaged file is an error instead of a 
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from models.file_structure import excess
 from sightlog.errors import SightlogError
 
 #: Codes an `ImageError` can carry; they travel through Triton and end in dead letters, so they never change meaning.
@@ -21,9 +23,11 @@ EMPTY = "empty"
 UNSUPPORTED_FORMAT = "unsupported_format"
 UNDECODABLE = "undecodable"
 TOO_MANY_PIXELS = "too_many_pixels"
+#: Of a file that would take a decoder minutes, or all memory, whatever its pixels.
+TOO_COMPLEX = "too_complex"
 #: Of a picture that the models have no finite answer to.
 UNEMBEDDABLE = "unembeddable"
-ERROR_CODES = frozenset({EMPTY, UNSUPPORTED_FORMAT, UNDECODABLE, TOO_MANY_PIXELS, UNEMBEDDABLE})
+ERROR_CODES = frozenset({EMPTY, UNSUPPORTED_FORMAT, UNDECODABLE, TOO_MANY_PIXELS, TOO_COMPLEX, UNEMBEDDABLE})
 
 #: 50 million pixels decode to 150-200 MB, which a preprocessing instance can hold.
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -33,6 +37,8 @@ DEFAULT_ORIGINAL_CAP = 1920
 TRANSPARENT_BACKGROUND = (255, 255, 255)
 
 ORIENTATION_TAG = 0x0112
+#: A JPEG segment holds 64 KiB; PNG and WebP set no bound, and Pillow's parser takes seconds for megabytes of entries.
+MAX_EXIF_BYTES = 256 * 1024
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,6 +50,10 @@ _TRANSPOSE = {
 }
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 _DIRECT_MODES = frozenset({"RGB", "L", "P", "1", "CMYK", "YCbCr", "RGBX"})
+
+
+# One line in the log for each damaged EXIF entry otherwise, thousands for one picture.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class ImageError(SightlogError):
@@ -76,12 +86,6 @@ def sniff_format(data: bytes) -> str | None:
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
-        return "TIFF"
-    if data.startswith(b"BM"):
-        return "BMP"
     return None
 
 
@@ -105,8 +109,10 @@ def open_checked(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFile
     if name is None:
         raise ImageError(
             UNSUPPORTED_FORMAT,
-            f"the bytes begin with {data[:12]!r}, as no JPEG, PNG, WebP, GIF, TIFF or BMP does; convert the picture",
+            f"the bytes begin with {data[:12]!r}, as no JPEG, PNG or WebP does; convert the picture",
         )
+    if (too_much := excess(name, data)) is not None:
+        raise ImageError(TOO_COMPLEX, f"this {name} file has {too_much}; save it anew")
     try:
         image = Image.open(io.BytesIO(data), formats=(name,))
     except Image.DecompressionBombError as error:
@@ -138,7 +144,7 @@ def decode_upright(
     image = open_checked(data, max_pixels)
     try:
         image.load()
-        orientation = exif_orientation(image)  # after load(): the TIFF plugin turns its pixels and drops the tag
+        orientation = exif_orientation(image)  # after load(): a PNG may have it behind its pixels
         rgb = _to_rgb(image)
     except ImageError:
         raise
@@ -158,6 +164,9 @@ def decode_upright(
 
 def exif_orientation(image: Image.Image) -> int:
     """EXIF orientation 1-8; damaged metadata is no reason to refuse a picture, so it counts as upright."""
+    block = image.info.get("exif") or image.info.get("Raw profile type exif") or b""
+    if len(block) > MAX_EXIF_BYTES:
+        return 1
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
         return value if isinstance(value, int) else 1

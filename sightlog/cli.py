@@ -17,9 +17,12 @@ _COMMANDS = {
     "demo": Lazy("stack.demo:demo", "Start everything, ingest pictures, find them again.", "stack"),
     "ingest": Lazy("sightlog.ingest:ingest", "Publish images and follow them until they can be found.", "scenes"),
     "search": Lazy("sightlog.find:search", "Find images or objects with words.", ""),
+    "dlq": Lazy("sightlog.dlq:dlq", "List, show, replay and drop dead letters.", ""),
     "models": Lazy("models.cli:models", "Export, import, look at and choose models.", "stack"),
     "worker": Lazy("agents.cli:worker", "Run one worker in the foreground.", "agents"),
     "config": Lazy("agents.cli:config", "Print every setting and the variable that sets it.", "agents"),
+    "audit": Lazy("agents.audit.cli:audit", "Account for every event, name what is wrong, repair it.", "agents"),
+    "chaos": Lazy("load_tests.chaos_cli:chaos", "Break a stack under load, then audit it.", "stack"),
     "bench": Lazy("load_tests.cli:bench", "Measure quality, streaming, search, models, parity, the GPU.", "stack"),
     "tune": Lazy("load_tests.tune:tune", "Find the settings that serve most on this machine.", "stack"),
 }

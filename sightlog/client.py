@@ -13,8 +13,8 @@ from types import TracebackType
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from sightlog.errors import ContractError, NoReply, PublishFailed, SearchFailed, SightlogError
-from sightlog.events import ImageUploaded
+from sightlog.errors import ContractError, FileTooLarge, NoReply, PublishFailed, SearchFailed, SightlogError
+from sightlog.events import ImageEvent, ImageUploaded
 from sightlog.search import CORRELATION_ID, ReplyAddress, SearchReply, SearchRequest
 from sightlog.settings import MAX_RECORD_BYTES, ClientSettings
 
@@ -96,8 +96,8 @@ class Client:
         self._replies: _ReplyReader | None = None
         self._start = threading.Lock()
 
-    def publish(self, event: ImageUploaded, *, key: str | None = None, timeout: float = 30.0) -> None:
-        """Publish one event and wait until the broker has it. Raises PublishFailed."""
+    def publish(self, event: ImageEvent, *, key: str | None = None, timeout: float = 30.0) -> None:
+        """Publish one event and wait until the broker has it. Raises PublishFailed, FileTooLarge."""
         outcome = self.publish_async(event, key=key)
         self._producer.flush(timeout)
         try:
@@ -105,13 +105,22 @@ class Client:
         except FutureTimeout:
             raise PublishFailed(f"{self.settings.kafka} did not confirm within {timeout} s") from None
 
-    def publish_async(self, event: ImageUploaded, *, key: str | None = None, structured: bool = False) -> Future[None]:
+    def publish_async(self, event: ImageEvent, *, key: str | None = None, structured: bool = False) -> Future[None]:
         """Hand one event to the producer; the future is done, or failed with PublishFailed, when the broker answered.
 
+        It fails at once with FileTooLarge when the file is above the inline limit.
         Blocks while the producer's buffer is full.
         """
-        value, headers = event.to_kafka(structured=structured)
         outcome: Future[None] = Future()
+        if isinstance(event, ImageUploaded) and len(event.data or b"") > self.settings.inline_limit:
+            outcome.set_exception(
+                FileTooLarge(
+                    f"{key or event.subject or event.id}: the file has more than the {self.settings.inline_limit} bytes"
+                    " of an event; put it where the vision workers may read it and give its URI as dataref"
+                )
+            )
+            return outcome
+        value, headers = event.to_kafka(structured=structured)
 
         def delivered(error: KafkaError | None, _message: Message) -> None:
             if error is None:

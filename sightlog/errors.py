@@ -37,3 +37,7 @@ class NoReply(SightlogError):
 
 class PublishFailed(SightlogError):
     """The broker did not accept an event."""
+
+
+class FileTooLarge(PublishFailed):
+    """A file above the inline limit was to be sent in an event; put it somewhere and publish a reference to it."""

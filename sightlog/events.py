@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from sightlog.errors import ContractError
 from sightlog.fields import Base64Bytes, Contract, UtcTime, now
+from sightlog.limits import check_headers, check_json, check_metadata, check_name
 
 IMAGE_UPLOADED = "image.uploaded.v1"
+IMAGE_UPDATED = "image.updated.v1"
+IMAGE_DELETED = "image.deleted.v1"
 STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
 
 #: OpenSearch takes ids of 512 bytes at most; object ids append `#` and an ordinal to the image id.
@@ -26,55 +29,47 @@ MAX_IMAGE_ID_BYTES = 500
 #: OpenSearch refuses a flat object of more than 20 levels; JSON writers give up at a few hundred.
 MAX_METADATA_DEPTH = 16
 
+#: What stands in logs, on terminals and in URLs.
+Name = Annotated[str, AfterValidator(check_name)]
+#: Lucene takes terms of 32,766 bytes at most; a character has up to four.
+Tag = Annotated[Name, StringConstraints(max_length=1024)]
+
 Headers = Sequence[tuple[str, bytes]]
 #: The same as the Kafka client takes it.
 OutgoingHeaders = list[tuple[str, "str | bytes | None"]]
 
 
-class ImageUploaded(Contract):
-    """One uploaded image. `data` holds the file, or `dataref` says where it is; exactly one of the two.
+class ImageEvent(Contract):
+    """What every event about an image carries.
 
     Attribute names are those of CloudEvents; the rest are extension attributes, which by its rules are lower-case
     words without separators. In binary mode `tags` is a comma-separated list and `metadata` a JSON object.
     """
 
     specversion: str = Field("1.0", pattern=r"^1\.0$")
-    type: str = Field(IMAGE_UPLOADED, pattern=r"^image\.uploaded\.v1$")
-    id: str = Field(min_length=1, max_length=512, description="unique for its source")
-    source: str = Field(min_length=1, max_length=2048, description="who publishes, for example /camera/3")
-    time: UtcTime | None = Field(None, description="when the upload happened")
-    subject: str | None = Field(None, max_length=MAX_IMAGE_ID_BYTES, description="image id, if the key has none")
-    datacontenttype: str | None = Field(None, max_length=256, description="for example image/jpeg")
-    dataref: str | None = Field(None, max_length=4096, description="URI of the file when it is not inline")
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file, in hex")
-    tenant: str | None = Field(None, max_length=256)
-    filename: str | None = Field(None, max_length=1024)
-    tags: tuple[str, ...] = Field((), max_length=256)
-    capturedat: UtcTime | None = Field(None, description="when the picture was taken")
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    data: Base64Bytes | None = Field(None, alias="data_base64", description="the file, JPEG, PNG or WebP")
+    type: str
+    id: Name = Field(min_length=1, max_length=512, description="unique for its source")
+    source: Name = Field(min_length=1, max_length=2048, description="who publishes, for example /camera/3")
+    time: UtcTime | None = Field(None, description="when it happened")
+    subject: Name | None = Field(None, max_length=MAX_IMAGE_ID_BYTES, description="image id, if the key has none")
 
-    @field_validator("tags", mode="before")
+    @field_validator("tags", mode="before", check_fields=False)
     @classmethod
     def _split_tags(cls, value: Any) -> Any:
         return [tag.strip() for tag in value.split(",") if tag.strip()] if isinstance(value, str) else value
 
-    @field_validator("metadata", mode="before")
+    @field_validator("metadata", mode="before", check_fields=False)
     @classmethod
     def _parse_metadata(cls, value: Any) -> Any:
         parsed = orjson.loads(value) if isinstance(value, (str, bytes)) else value
         if _deeper_than(parsed, MAX_METADATA_DEPTH):
             raise ValueError(f"more than {MAX_METADATA_DEPTH} levels deep")
+        if isinstance(parsed, dict):
+            check_metadata(parsed)
         return parsed
 
-    @model_validator(mode="after")
-    def _one_place_for_the_bytes(self) -> ImageUploaded:
-        if self.data and self.dataref:
-            raise ValueError("both data and dataref are given; give one of them")
-        return self
-
     def image_id(self, key: bytes | None) -> str:
-        """The record key, else the subject, else the SHA-256 of the bytes.
+        """The record key, else the subject.
 
         Raises ContractError `bad_image_id` when the key is not UTF-8, when key or subject is too long, or when nothing
         identifies the image.
@@ -83,29 +78,88 @@ class ImageUploaded(Contract):
         if len(named) > MAX_IMAGE_ID_BYTES:
             place = "record key" if key else "subject"
             raise ContractError("bad_image_id", f"the {place} has {len(named)} bytes; {MAX_IMAGE_ID_BYTES} at most")
-        if named:
-            try:
-                return named.decode("utf-8")
-            except UnicodeDecodeError:
-                raise ContractError("bad_image_id", "the record key is not UTF-8") from None
-        if self.data:
-            return hashlib.sha256(self.data).hexdigest()
-        if self.sha256:
-            return self.sha256
-        raise ContractError("bad_image_id", "no record key, no subject, no sha256 and no inline bytes")
+        if not named:
+            raise ContractError("bad_image_id", "no record key and no subject")
+        try:
+            return check_name(named.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise ContractError("bad_image_id", "the record key is not UTF-8") from None
+        except ValueError as error:
+            raise ContractError("bad_image_id", f"the record key {error}") from None
 
     def to_kafka(self, *, structured: bool = False) -> tuple[bytes, OutgoingHeaders]:
         """Value and headers of the record that carries this event."""
+        named = {"specversion": self.specversion, "type": self.type}
         if structured:
-            body = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-            body |= {"specversion": self.specversion, "type": self.type}
+            body = self.model_dump(mode="json", by_alias=True, exclude_defaults=True) | named
             return orjson.dumps(body), [("content-type", STRUCTURED_CONTENT_TYPE.encode())]
-        attributes = self.model_dump(mode="json", exclude={"data", "datacontenttype"}, exclude_defaults=True)
-        attributes |= {"specversion": self.specversion, "type": self.type}
-        headers: OutgoingHeaders = [(f"ce_{name}", _header(value)) for name, value in attributes.items()]
+        attributes = self.model_dump(mode="json", exclude={"data", "datacontenttype"}, exclude_defaults=True) | named
+        return b"", [(f"ce_{name}", _header(value)) for name, value in attributes.items()]
+
+
+class ImageUploaded(ImageEvent):
+    """One uploaded image. `data` holds the file, or `dataref` says where it is; exactly one of the two."""
+
+    type: str = Field(IMAGE_UPLOADED, pattern=r"^image\.uploaded\.v1$")
+    time: UtcTime | None = Field(None, description="when the upload happened")
+    datacontenttype: Name | None = Field(None, max_length=256, description="for example image/jpeg")
+    dataref: Name | None = Field(None, max_length=4096, description="URI of the file when it is not inline")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file, in hex")
+    tenant: Name | None = Field(None, max_length=256)
+    filename: Name | None = Field(None, max_length=1024)
+    tags: tuple[Tag, ...] = Field((), max_length=256)
+    capturedat: UtcTime | None = Field(None, description="when the picture was taken")
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    data: Base64Bytes | None = Field(None, alias="data_base64", description="the file, JPEG, PNG or WebP")
+
+    @model_validator(mode="after")
+    def _one_place_for_the_bytes(self) -> ImageUploaded:
+        if self.data and self.dataref:
+            raise ValueError("both data and dataref are given; give one of them")
+        return self
+
+    def image_id(self, key: bytes | None) -> str:
+        """The record key, else the subject, else the SHA-256 of the bytes; raises ContractError `bad_image_id`."""
+        if key or self.subject or not (self.data or self.sha256):
+            return super().image_id(key)
+        return hashlib.sha256(self.data).hexdigest() if self.data else str(self.sha256)
+
+    def to_kafka(self, *, structured: bool = False) -> tuple[bytes, OutgoingHeaders]:
+        """Value and headers of the record that carries this event."""
+        value, headers = super().to_kafka(structured=structured)
+        if structured:
+            return value, headers
         if self.datacontenttype:
             headers.append(("content-type", self.datacontenttype.encode()))
         return self.data or b"", headers
+
+
+class ImageUpdated(ImageEvent):
+    """New tags, new metadata, or both, for an image: each replaces the whole field, the picture stays as it is."""
+
+    type: str = Field(IMAGE_UPDATED, pattern=r"^image\.updated\.v1$")
+    tags: tuple[Tag, ...] | None = Field(None, max_length=256, description="an empty list takes all tags away")
+    metadata: dict[str, Any] | None = Field(None, description="an empty object takes all metadata away")
+
+    @model_validator(mode="after")
+    def _something_to_update(self) -> ImageUpdated:
+        if self.tags is None and self.metadata is None:
+            raise ValueError("neither tags nor metadata are given; give at least one of them")
+        return self
+
+
+class ImageDeleted(ImageEvent):
+    """The image and its objects are to be found no more; the record needs no value."""
+
+    type: str = Field(IMAGE_DELETED, pattern=r"^image\.deleted\.v1$")
+
+
+#: Event type -> contract.
+EVENTS: dict[str, type[ImageUploaded] | type[ImageUpdated] | type[ImageDeleted]] = {
+    IMAGE_UPLOADED: ImageUploaded,
+    IMAGE_UPDATED: ImageUpdated,
+    IMAGE_DELETED: ImageDeleted,
+}
 
 
 def _header(value: Any) -> bytes:
@@ -121,11 +175,22 @@ def new_upload(data: bytes | None = None, *, source: str, **attributes: Any) -> 
     return ImageUploaded(id=uuid.uuid4().hex, source=source, time=now(), data=data, **attributes)
 
 
-def parse_event(value: bytes | None, headers: Headers) -> ImageUploaded:
+def new_update(*, source: str, **attributes: Any) -> ImageUpdated:
+    """An update with a fresh id and the present time; `attributes` are fields of ImageUpdated."""
+    return ImageUpdated(id=uuid.uuid4().hex, source=source, time=now(), **attributes)
+
+
+def new_deletion(*, source: str, **attributes: Any) -> ImageDeleted:
+    """A deletion with a fresh id and the present time; `attributes` are fields of ImageDeleted."""
+    return ImageDeleted(id=uuid.uuid4().hex, source=source, time=now(), **attributes)
+
+
+def parse_event(value: bytes | None, headers: Headers) -> ImageUploaded | ImageUpdated | ImageDeleted:
     """Read a record of the `images` topic in either mode.
 
     Raises ContractError with code `empty`, `not_cloudevent`, `bad_json`, `unsupported_type` or `bad_event`.
     """
+    check_headers(headers)
     by_name = {name.lower(): content or b"" for name, content in headers}
     content_type = _text(by_name, "content-type")
     if content_type is not None and content_type.split(";")[0].strip().lower() == STRUCTURED_CONTENT_TYPE:
@@ -133,16 +198,18 @@ def parse_event(value: bytes | None, headers: Headers) -> ImageUploaded:
     else:
         attributes = _binary_attributes(value, by_name, content_type)
     kind = attributes.get("type")
-    if kind != IMAGE_UPLOADED:
+    contract = EVENTS.get(kind) if isinstance(kind, str) else None
+    if contract is None:
+        known = ", ".join(EVENTS)
         # Cut, because a dead letter carries the message and must stay publishable.
-        raise ContractError("unsupported_type", f"event type {repr(kind)[:200]}; this version knows {IMAGE_UPLOADED}")
+        raise ContractError("unsupported_type", f"event type {repr(kind)[:200]}; this version knows {known}")
     try:
-        event = ImageUploaded.model_validate(attributes)
+        event = contract.model_validate(attributes)
     except ValidationError as error:
         raise ContractError("bad_event", _reason(error)) from None
     except orjson.JSONDecodeError as error:
         raise ContractError("bad_event", f"metadata is not JSON: {error}") from None
-    if not event.data and not event.dataref:
+    if isinstance(event, ImageUploaded) and not event.data and not event.dataref:
         raise ContractError("empty", "no image bytes in the record and no dataref")
     return event
 
@@ -150,6 +217,7 @@ def parse_event(value: bytes | None, headers: Headers) -> ImageUploaded:
 def _structured_attributes(value: bytes | None) -> dict[str, Any]:
     if not value:
         raise ContractError("empty", "the record has no value")
+    check_json(value)
     try:
         attributes = orjson.loads(value)
     except orjson.JSONDecodeError as error:

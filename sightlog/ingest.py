@@ -21,6 +21,7 @@ from sightlog.client import Client
 from sightlog.dead_letters import DeadLetter
 from sightlog.events import ImageUploaded, new_upload
 from sightlog.follow import Follower
+from sightlog.limits import as_name
 from sightlog.settings import ClientSettings
 
 _CONTENT_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
@@ -195,7 +196,7 @@ def file_upload(path: Path, settings: ClientSettings, tags: tuple[str, ...] = ()
     event = new_upload(
         data,
         source="/sightlog/ingest",
-        filename=os.fsencode(path.name).decode("utf-8", "replace"),
+        filename=as_name(os.fsencode(path.name).decode("utf-8", "replace")),
         tags=tags,
         sha256=digest,
         datacontenttype=_CONTENT_TYPES.get(path.suffix.lower()),

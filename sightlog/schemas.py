@@ -9,15 +9,17 @@ import orjson
 from pydantic.json_schema import GenerateJsonSchema
 
 from sightlog.dead_letters import DeadLetter
-from sightlog.documents import EmbeddingDocument, IndexReceipt
-from sightlog.events import ImageUploaded
+from sightlog.documents import EmbeddingDocument, ImageDeletion, ImageUpdate, IndexReceipt
+from sightlog.events import EVENTS
 from sightlog.fields import Contract
 from sightlog.search import SearchReply, SearchRequest
 
-#: File name -> contract. The name of the image event's schema is the event type; structured mode has this form.
+#: File name -> contract. The names of the image events' schemas are the event types; structured mode has this form.
 CONTRACTS: dict[str, type[Contract]] = {
-    "image.uploaded.v1": ImageUploaded,
+    **EVENTS,
     "embedding-document.v1": EmbeddingDocument,
+    "image-update.v1": ImageUpdate,
+    "image-deletion.v1": ImageDeletion,
     "index-receipt.v1": IndexReceipt,
     "search-request.v1": SearchRequest,
     "search-reply.v1": SearchReply,

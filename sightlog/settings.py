@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from typing_extensions import Self
 
 from sightlog.errors import ConfigurationError
@@ -97,6 +97,26 @@ def _family(settings: type[Settings]) -> Iterator[type[Settings]]:
         yield from _family(child)
 
 
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+#: Fewer than the hops that a history keeps. Empty: what is not there at once is a dead letter.
+Tiers = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}(ms|s|m|h)$")], ...],
+    Field(max_length=8),
+    NoDecode,
+    BeforeValidator(_split),
+    PlainSerializer(",".join, return_type=str, when_used="json"),
+]
+
+
+def _seconds(tier: str) -> float:
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    number = tier.rstrip("msh")
+    return int(number) * units[tier.removeprefix(number)]
+
+
 class Topics(Settings):
     """Names of the topics."""
 
@@ -106,8 +126,18 @@ class Topics(Settings):
     embedded: str = "images.embedded"
     indexed: str = "images.indexed"
     dead: str = "images.dead"
+    closed: str = Field("images.dead.closed", description="what was done about dead letters")
+    retry: str = Field("images.retry", description="prefix of the retry tiers' topics")
+    retry_tiers: Tiers = Field(
+        ("10s", "1m", "10m"), description="waits before the attempts of an event whose file is not there yet, as 10s,1m"
+    )
     requests: str = "search.requests"
     replies: str = "search.replies"
+
+    @property
+    def retry_delays(self) -> dict[str, float]:
+        """Topic of each retry tier, in order, and the seconds that a record waits there."""
+        return {f"{self.retry}.{tier}": _seconds(tier) for tier in self.retry_tiers}
 
 
 class ClientSettings(Settings):

@@ -99,7 +99,7 @@ class Child:
         if reason is None:
             self._was_ready = True
             # The first look: from now on the component knows which processes belong to it.
-            self._damage(process)
+            await self._damage(process)
             self.become(status="ready", detail="", ready_after_s=round(time.monotonic() - begun, 2))
             reason = await self._watch(process)
             if time.monotonic() - begun > STABLE_AFTER_S:
@@ -153,14 +153,19 @@ class Child:
         while process.returncode is None and not self._held:
             await asyncio.sleep(TICK_S)
             if process.returncode is None and time.monotonic() - checked > DAMAGE_CHECK_S:
+                damage = await self._damage(process)
                 checked = time.monotonic()
-                if damage := self._damage(process):
+                if damage:
+                    # What is damaged may not be able to end in order, were it only because it is suspended.
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+                    await process.wait()
                     return damage
         return "stopped on request" if process.returncode is None else _exit_reason(process.returncode)
 
-    def _damage(self, process: asyncio.subprocess.Process) -> str | None:
+    async def _damage(self, process: asyncio.subprocess.Process) -> str | None:
         with contextlib.suppress(psutil.Error):
-            return self.component.damage(process.pid)
+            return await asyncio.to_thread(self.component.damage, process.pid)
         return None
 
     async def _sweep(self) -> None:

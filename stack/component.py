@@ -98,7 +98,7 @@ class Component(Protocol):
         """None when it serves, else what is still awaited. May block for about a second."""
 
     def damage(self, pid: int) -> str | None:
-        """Why a running process must be replaced although it lives, or None. Cheap."""
+        """Why a running process must be replaced although it lives, or None. May repair it instead, and block."""
 
     def clean(self) -> None:
         """Remove what a killed process left outside the data folder; called when none of it lives."""

@@ -37,12 +37,21 @@ class TopicSpec:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
+def retry_topic(name: str) -> TopicSpec:
+    """A retry tier."""
+    return TopicSpec(name, 1, {**_LARGE, "message.timestamp.type": "LogAppendTime"})
+
+
 DEFAULT_TOPICS: tuple[TopicSpec, ...] = (
     # The broker's clock orders uploads of all producers and is what freshness is measured from.
     TopicSpec("images", 4, {**_LARGE, "message.timestamp.type": "LogAppendTime"}),
     TopicSpec("images.embedded", 4, _LARGE),
     TopicSpec("images.indexed", 4),
-    TopicSpec("images.dead", 1, _LARGE),
+    # A delay counts from the broker's clock; these are the default tiers, see `topics_for`.
+    *(retry_topic(name) for name in ("images.retry.10s", "images.retry.1m", "images.retry.10m")),
+    # Kept until somebody cleans up: a letter that went with its time would be an event without an end.
+    TopicSpec("images.dead", 1, {**_LARGE, "retention.ms": "-1"}),
+    TopicSpec("images.dead.closed", 1, {"retention.ms": "-1"}),
     TopicSpec("search.requests", 2),
     TopicSpec("search.replies", 16),
 )

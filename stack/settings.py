@@ -33,7 +33,7 @@ class StackSettings(BaseSettings):
 
     components: tuple[ComponentName, ...] = ALL_COMPONENTS
     workers: bool = Field(True, description="Also run the Faust workers")
-    worker_names: tuple[str, ...] = ("vision", "indexer", "search")
+    worker_names: tuple[str, ...] = ("vision", "indexer", "search", "retry")
     vision_workers: int = Field(1, ge=1, le=64, description="Processes of the vision worker, which share its topic")
     indexer_workers: int = Field(1, ge=1, le=64, description="Processes of the indexer, which share its topic")
 
@@ -55,6 +55,15 @@ class StackSettings(BaseSettings):
     )
     triton_repository: Path | None = Field(None, description="A built model repository; else one is generated")
     triton_ready_models: tuple[str, ...] = Field(("image_pipeline",), description="Models that must be ready")
+
+    triton_stopped_s: float = Field(5, gt=0, description="After this a suspended model process of Triton is killed")
+    triton_silence_s: float = Field(15, gt=0, description="After this a Triton that answers nobody is killed")
+    triton_load_timeout_s: float = Field(
+        20, gt=0, description="For a model whose process died to be loaded anew; then Triton is restarted. CPU only"
+    )
+    triton_crash_on: tuple[str, ...] = Field(
+        (), description="For fault tests: SHA-256 of files that kill the process that decodes them, as JSON. CPU only"
+    )
 
     # Generous against a busy laptop: these only bound a hang, readiness itself is asked for.
     kafka_ready_timeout_s: float = Field(60, gt=0)

@@ -8,12 +8,11 @@ import os
 import shutil
 import sys
 import sysconfig
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import psutil
 
 import stack as stack_package
 from models.manifest import ModelManifest, load_manifest
@@ -25,11 +24,11 @@ from stack.errors import PreflightError
 from stack.mps import PROGRAM, MultiProcessService
 from stack.processes import marked_environment, remove_shared_memory, shared_memory_prefix
 from stack.settings import HOST, StackSettings
+from stack.triton_stubs import STUB, Stubs
 
 if TYPE_CHECKING:
     from triton_repo.serving_settings import ServingSettings
 
-STUB = "triton_python_backend_stub"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _ENVIRONMENT = {
@@ -79,7 +78,6 @@ class Triton:
         self._http = settings.port(ports.TRITON_HTTP)
         version = importlib.metadata.version("nvidia-pytriton")
         self._backends = settings.cache_dir / f"triton-{version}-python{PYTHON}" / "backends"
-        self._stubs: tuple[int, frozenset[psutil.Process]] = (0, frozenset())
         self.ports = {
             "http": self._http,
             "grpc": settings.port(ports.TRITON_GRPC),
@@ -87,6 +85,14 @@ class Triton:
         }
         self._on_gpu = settings.triton_profile != "cpu"
         self.ready_timeout_s = settings.triton_gpu_ready_timeout_s if self._on_gpu else settings.triton_ready_timeout_s
+        self._stubs = Stubs(
+            self._http,
+            stopped_limit_s=settings.triton_stopped_s,
+            # A model compiles on a GPU, whoever starts it.
+            load_limit_s=self.ready_timeout_s if self._on_gpu else settings.triton_load_timeout_s,
+        )
+        #: A server, and when it answered last.
+        self._heard = (0, 0.0)
 
     @property
     def usage(self) -> Usage:
@@ -143,6 +149,9 @@ class Triton:
             *([] if self._on_gpu else ["--model-config-name=cpu"]),
             # Starts in 1 s instead of 9, and does not hang now and then.
             "--disable-auto-complete-config",
+            # A model whose process died is loaded anew while the others go on.
+            "--model-control-mode=explicit",
+            "--load-model=*",
             f"--allow-gpu-metrics={str(self._on_gpu).lower()}",
             "--exit-timeout-secs=10",
             *(f"--backend-config=python,{key}={value}" for key, value in shared_memory.items()),
@@ -179,17 +188,13 @@ class Triton:
         return None
 
     def damage(self, pid: int) -> str | None:
-        """A dead stub is never restarted by the server and its health stays 200, so look for it here."""
-        known_pid, known = self._stubs
-        if known_pid != pid:
-            children = psutil.Process(pid).children(recursive=True)
-            # Names are cut to 15 characters by the kernel.
-            self._stubs = pid, frozenset(child for child in children if STUB.startswith(child.name()[:15]))
-            return None
-        for stub in known:
-            if not stub.is_running() or stub.status() == psutil.STATUS_ZOMBIE:
-                return f"the python stub {stub.pid} of a model died"
-        return None
+        """A server that answers nobody for long, and model processes that could not be healed."""
+        now = time.monotonic()
+        if pid != self._heard[0] or ports.http_get(self._http, "/v2/health/live", timeout_s=1.0)[0]:
+            self._heard = pid, now
+            return self._stubs.damage(pid)
+        silence = now - self._heard[1]
+        return f"it has not answered for {silence:.0f} s" if silence > self._settings.triton_silence_s else None
 
     def clean(self) -> None:
         """Regions in /dev/shm outlive a killed server."""
@@ -205,7 +210,7 @@ class Triton:
         tuned = load_tuning(settings.data_dir, manifest.digest, settings.triton_profile)
         gpu = GpuSettings.from_json({**(tuned.gpu if tuned else {}), **settings.triton_gpu})
         serving = tuned.serving_settings() if tuned else ServingSettings()
-        return replace(serving, gpu=gpu, gpus=settings.triton_gpus)
+        return replace(serving, gpu=gpu, gpus=settings.triton_gpus, crash_on=settings.triton_crash_on)
 
     def _server_flags(self) -> list[str]:
         """What the repository asks of its server: memory of the GPUs for the steps of the profile `ensemble`."""

@@ -13,9 +13,10 @@ from confluent_kafka import ConsumerGroupState, KafkaException
 
 from models.manifest import load_manifest
 from models.settings import chosen_folder
+from sightlog.settings import Topics
 from stack.artifacts import Artifact
 from stack.component import Launch, Progress, Usage
-from stack.kafka import DEFAULT_TOPICS, TopicSpec, admin_client
+from stack.kafka import DEFAULT_TOPICS, TopicSpec, admin_client, retry_topic
 from stack.ports import Endpoints
 from stack.settings import StackSettings
 from triton_repo.tuning import load_tuning
@@ -36,7 +37,9 @@ def workers_of(settings: StackSettings) -> tuple[Worker, ...]:
 def topics_for(settings: StackSettings) -> tuple[TopicSpec, ...]:
     """The topics as a new stack creates them, with as many partitions for each worker process as for the next."""
     sharing = {"images": settings.vision_workers, "images.embedded": settings.indexer_workers}
-    return tuple(_divisible(spec, sharing.get(spec.name, 1)) for spec in DEFAULT_TOPICS)
+    known = {spec.name for spec in DEFAULT_TOPICS}
+    tiers = tuple(retry_topic(name) for name in Topics.load().retry_delays if name not in known)
+    return tuple(_divisible(spec, sharing.get(spec.name, 1)) for spec in (*DEFAULT_TOPICS, *tiers))
 
 
 def _divisible(spec: TopicSpec, by: int) -> TopicSpec:

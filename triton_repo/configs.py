@@ -99,11 +99,12 @@ def pipeline_models(
 def _preparation(tensors: Tensors, settings: ServingSettings, *, dali: bool) -> list[Model]:
     """From the bytes of a file to the views of a picture; before DALI a step that refuses what it cannot take."""
     sample = {contract.IMAGE: SampleFile("picture.jpg", sample_picture())}
+    crash_on = {"crash_on": settings.crash_on} if settings.crash_on else {}
     at_entrance = functools.partial(
         _model,
         settings,
         instances=settings.preprocess_instances,
-        parameters={"max_pixels": settings.max_pixels},
+        parameters={"max_pixels": settings.max_pixels, **crash_on},
         queue=entrance(settings),
         warmup=sample,
     )
@@ -130,7 +131,7 @@ def _model(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     instances: int,
-    parameters: Mapping[str, int],
+    parameters: Mapping[str, Any],
     runtime: Runtime = PYTHON,
     **rest: Any,
 ) -> Model:

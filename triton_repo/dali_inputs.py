@@ -28,7 +28,7 @@ def dali_picture(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[byt
     A grey or YCbCr JPEG keeps its coded pixels. Its metadata is left out but for the orientation, which is written anew
     as Pillow reads it: DALI reads damaged EXIF differently, and two EXIF blocks in one file make it corrupt its heap.
     Everything else (other formats, CMYK and RGB JPEGs, stray markers that DALI decodes to half-grey) is decoded here
-    and passed on as an uncompressed picture, because DALI drops transparency, refuses GIF and animations.
+    and passed on as an uncompressed picture, because DALI drops transparency and refuses animations.
     """
     image = open_checked(data, max_pixels)
     # A GPU decodes JPEGs of a few pixels otherwise: 16 levels off at 2 x 3.

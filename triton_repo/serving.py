@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +71,12 @@ class PreprocessModel(PictureModel):
 
     def start(self) -> None:
         self._steps = ImageSteps(self.manifest, max_pixels=int(self.parameters["max_pixels"]))
+        #: For fault tests alone.
+        self._crash_on = frozenset(self.parameters.get("crash_on", ()))
 
     def tensors(self, data: bytes) -> dict[str, Any]:
+        if self._crash_on and hashlib.sha256(data).hexdigest() in self._crash_on:
+            os.abort()  # as a decoder that writes where it must not
         prepared = self._steps.prepare(data)
         return {
             StepTensors.LETTERBOXED: prepared.letterboxed[None],

@@ -30,6 +30,8 @@ class ServingSettings:
     #: After this time at the entrance a request is answered UNAVAILABLE; 0 lets it wait as long as its caller does.
     queue_timeout_ms: int = 30_000
     max_pixels: int = DEFAULT_MAX_PIXELS  #: larger pictures are refused before they are decoded
+    #: For fault tests: SHA-256 of files at which `preprocess` ends its process instead of decoding them.
+    crash_on: tuple[str, ...] = ()
     gpus: tuple[int, ...] = (0,)  #: on which the GPU profiles have an instance each
     gpu: GpuSettings = field(default_factory=GpuSettings)
 
@@ -37,7 +39,7 @@ class ServingSettings:
         if not self.gpus:
             raise ConfigurationError("serving setting gpus is empty; name at least one")
         for spec in fields(self):
-            if spec.name in {"gpu", "gpus"}:
+            if spec.name in {"crash_on", "gpu", "gpus"}:
                 continue
             least = 0 if spec.name in {"queue_delay_us", "queue_timeout_ms", "max_queue_size"} else 1
             if getattr(self, spec.name) < least:

@@ -58,7 +58,7 @@ class ConfirmedProducer:
     async def send(
         self,
         topic: str,
-        value: bytes,
+        value: bytes | None,
         *,
         key: bytes | None = None,
         headers: OutgoingHeaders | None = None,

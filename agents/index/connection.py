@@ -14,7 +14,7 @@ from opensearchpy.exceptions import NotFoundError, TransportError
 from opensearchpy.serializer import JSONSerializer
 
 from agents.delivery.failures import DependencyDown
-from agents.index.mappings import ModelIdentity, images_index, index_name, missing_engine, objects_index
+from agents.index.mappings import VISIBLE, ModelIdentity, images_index, index_name, missing_engine, objects_index
 from agents.settings import IndexSettings
 from sightlog.errors import ConfigurationError
 
@@ -25,7 +25,8 @@ class _OrjsonSerializer(JSONSerializer):
     """Takes float32 arrays as they are: about half the bytes and 1.4 times the rate of `tolist()`."""
 
     def dumps(self, data: Any) -> Any:
-        return data if isinstance(data, str) else orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+        # A bulk is bytes already.
+        return data if isinstance(data, (str, bytes)) else orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def loads(self, s: str) -> Any:
         return orjson.loads(s)
@@ -36,15 +37,21 @@ def connect(url: str, *, connections: int = 16) -> AsyncOpenSearch:
     return AsyncOpenSearch(hosts=[url], serializer=_OrjsonSerializer(), timeout=60, max_retries=0, maxsize=connections)
 
 
+class Overloaded(DependencyDown):
+    """OpenSearch has too much to do: a queue is full, or a breaker would trip."""
+
+
 @contextmanager
 def translated_failures(what: str) -> Iterator[None]:
-    """Turn 'not reachable', 429 and 5xx of OpenSearch into DependencyDown; other errors pass through."""
+    """Turn 'not reachable' and 5xx of OpenSearch into DependencyDown, 429 into Overloaded; other errors pass."""
     try:
         yield
     except OpenSearchConnectionError as error:
         raise DependencyDown(f"OpenSearch ({what}): {error.error}") from None
     except TransportError as error:
-        if isinstance(error.status_code, int) and (error.status_code == 429 or error.status_code >= 500):
+        if error.status_code == 429:
+            raise Overloaded(f"OpenSearch ({what}): 429 {error.error}") from None
+        if isinstance(error.status_code, int) and error.status_code >= 500:
             raise DependencyDown(f"OpenSearch ({what}): {error.status_code} {error.error}") from None
         raise
 
@@ -67,19 +74,30 @@ async def ensure_indices(client: AsyncOpenSearch, settings: IndexSettings, model
             others = await _others_behind(client, alias, name)
             if others and settings.model_change == "refuse":
                 break  # check_model says it
-            if not await client.indices.exists(index=name):
-                try:
-                    await client.indices.create(index=name, body=body)
-                    log.info("created index %s", name)
-                except TransportError as error:
-                    if error.error != "resource_already_exists_exception":
-                        raise
+            await _create_or_extend(client, name, body)
             changes: list[dict[str, Any]] = [{"remove": {"index": other, "alias": alias}} for other in others]
-            changes.append({"add": {"index": name, "alias": alias, "is_write_index": True}})
+            add = {"index": name, "alias": alias, "is_write_index": True}
+            changes.append({"add": {**add, "filter": VISIBLE} if alias == settings.images else add})
             await client.indices.update_aliases(body={"actions": changes})
             if others:
                 log.warning("%s now means %s; %s stays as it is", alias, name, ", ".join(others))
     await check_model(client, settings, model)
+
+
+async def _create_or_extend(client: AsyncOpenSearch, name: str, body: dict[str, Any]) -> None:
+    """Create the index, or map in it the fields that this version has and the one that created it had not."""
+    if not await client.indices.exists(index=name):
+        try:
+            await client.indices.create(index=name, body=body)
+            log.info("created index %s", name)
+        except TransportError as error:
+            if error.error != "resource_already_exists_exception":
+                raise
+    mapped = (await client.indices.get_mapping(index=name))[name]["mappings"]["properties"]
+    missing = {field: how for field, how in body["mappings"]["properties"].items() if field not in mapped}
+    if missing:
+        await client.indices.put_mapping(index=name, body={"properties": missing})
+        log.info("index %s: mapped %s", name, ", ".join(missing))
 
 
 async def _others_behind(client: AsyncOpenSearch, alias: str, name: str) -> list[str]:

@@ -1,20 +1,50 @@
-"""From an embedding document to the documents of the two indices."""
+"""The documents of the two indices: from what an upload says, and back from what the indices hold."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from agents.index.mappings import confidence_field
 from sightlog.documents import EmbeddingDocument
 
+if TYPE_CHECKING:
+    from agents.index.state import ImageState
 
-def image_document(document: EmbeddingDocument) -> dict[str, Any]:
-    """The document of the image index; the best confidence of each class makes class filters work on images."""
+#: Fields of a document that are not of the upload, or may have been changed since.
+_REGISTERS = ("version", "tags_version", "metadata_version", "deleted_version", "object_rows")
+_CHANGEABLE = (*_REGISTERS, "tags", "metadata")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an upload and its inference say of an image, as fields of its documents."""
+
+    image: Mapping[str, Any]
+    objects: Sequence[Mapping[str, Any]]
+
+
+def content_of(document: EmbeddingDocument) -> Content:
+    """The fields of an upload; the best confidence of each class makes class filters work on images."""
+    facts = _without_nothing(
+        {
+            "image_id": document.image_id,
+            "event_source": document.event_source,
+            "tenant": document.tenant,
+            "filename": document.filename,
+            "dataref": document.dataref,
+            "captured_at": document.captured_at,
+            "uploaded_at": document.uploaded_at,
+            "width": document.width,
+            "height": document.height,
+        }
+    )
     best: dict[str, float] = {}
     for detection in document.detections:
         best[detection.class_name] = max(detection.confidence, best.get(detection.class_name, 0.0))
-    return {
-        **_facts(document),
+    image = {
+        **facts,
         "event_id": document.event_id,
         "content_type": document.content_type,
         "sha256": document.sha256,
@@ -25,12 +55,7 @@ def image_document(document: EmbeddingDocument) -> dict[str, Any]:
         "class_confidence": {confidence_field(name).split(".", 1)[1]: value for name, value in best.items()},
         "vector": document.vector,
     }
-
-
-def object_documents(document: EmbeddingDocument) -> list[dict[str, Any]]:
-    """The documents of the object index, one a detection, each with the facts of its image."""
-    facts = _facts(document)
-    return [
+    objects = [
         {
             **facts,
             "ordinal": detection.ordinal,
@@ -43,21 +68,40 @@ def object_documents(document: EmbeddingDocument) -> list[dict[str, Any]]:
         }
         for detection in document.detections
     ]
+    return Content(image, objects)
 
 
-def _facts(document: EmbeddingDocument) -> dict[str, Any]:
-    facts = {
-        "image_id": document.image_id,
-        "version": document.version,
-        "event_source": document.event_source,
-        "tenant": document.tenant,
-        "filename": document.filename,
-        "dataref": document.dataref,
-        "tags": document.tags,
-        "captured_at": document.captured_at,
-        "uploaded_at": document.uploaded_at,
-        "metadata": document.metadata,
-        "width": document.width,
-        "height": document.height,
-    }
+def stored_content(image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> Content:
+    """The fields of an upload, from the documents of it in the indices."""
+    return Content(_without(image, _CHANGEABLE), [_without(one, _CHANGEABLE) for one in objects])
+
+
+def image_document(image_id: str, state: ImageState) -> dict[str, Any]:
+    """The document of the image index.
+
+    Of an image that is deleted, or not uploaded yet, it has no field that a filter could match, and no vector: it only
+    remembers. `content` must be in hand when the state is visible.
+    """
+    registers = {name: getattr(state, name) for name in _REGISTERS}
+    changeable = _without_nothing({"tags": state.tags, "metadata": state.metadata})
+    if not state.visible:
+        kept = {"kept": changeable} if changeable else {}
+        return {"image_id": image_id, **registers, "object_count": 0, "hidden": True, **kept}
+    assert state.content is not None
+    return {**state.content.image, **registers, **changeable}
+
+
+def object_documents(state: ImageState) -> list[dict[str, Any]]:
+    """The documents of the object index, one a detection, each with the facts of its image; none of a hidden image."""
+    if not state.visible or state.content is None:
+        return []
+    changeable = _without_nothing({"version": state.version, "tags": state.tags, "metadata": state.metadata})
+    return [{**one, **changeable} for one in state.content.objects]
+
+
+def _without_nothing(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, (), {})}
+
+
+def _without(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}

@@ -29,6 +29,11 @@ _IMAGE_FACTS: dict[str, Any] = {
 }
 
 
+#: What searches may see: neither deleted images nor those of which only an update has come so far. The image alias has
+#: it as its filter, so it holds for every search and count through the alias.
+VISIBLE: dict[str, Any] = {"bool": {"must_not": [{"term": {"hidden": True}}]}}
+
+
 @dataclass(frozen=True)
 class ModelIdentity:
     """The model whose vectors an index holds."""
@@ -57,7 +62,14 @@ def images_index(settings: IndexSettings, model: ModelIdentity) -> dict[str, Any
         "content_type": _KEYWORD,
         "sha256": _KEYWORD,
         "size_bytes": {"type": "long"},
+        "tags_version": {"type": "long"},
+        "metadata_version": {"type": "long"},
+        "deleted_version": {"type": "long"},
         "object_count": {"type": "integer"},
+        "object_rows": {"type": "integer"},
+        "hidden": {"type": "boolean"},
+        # Of an image that is not there yet: searches must not see it, so it is not indexed.
+        "kept": {"type": "object", "enabled": False},
         "classes": _KEYWORD,
         "max_confidence": {"type": "float"},
         "class_confidence": {"properties": confidences},

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from agents.delivery.failures import DependencyDown, ItemBroken
 from agents.delivery.retry import Backoff
+from agents.inference.deaths import Died, Healer, is_death
 from agents.inference.endpoints import PAUSES, Endpoint, Endpoints
 from agents.inference.results import ImageInference, image_inference_of, tensors_of
 from triton_repo import contract
@@ -27,6 +28,8 @@ DEFAULT_TIMEOUT_S = 30.0
 
 #: What stands before each of the raw inputs in a serialised request: their field, of a type with a length.
 _RAW_INPUT_TAG = bytes([service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
+#: Endpoints that one request may cost a process in a row: a picture that kills decoders must not kill all of them.
+MOST_DEATHS = 2
 _READY_S = 2.0
 #: A caller in more of a hurry than this learns nothing about an endpoint that did not answer it.
 _SILENCE_S = 1.0
@@ -39,7 +42,8 @@ class TritonClient:
     goes on to another endpoint at once, and the one that failed is left out until a probe finds it well.
 
     Every call raises `ItemBroken` if the item can never succeed, and `DependencyDown` if no Triton answered as it
-    should: unreachable, stopping, overloaded, too slow, a dead model process, models that are not ours.
+    should: unreachable, stopping, overloaded, too slow, models that are not ours; `Died`, which is one of those, if a
+    process of Triton died over it. A dead model process is loaded anew if nobody else does that.
     """
 
     def __init__(
@@ -49,13 +53,16 @@ class TritonClient:
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         pauses: Backoff = PAUSES,
+        heal: bool = True,
     ) -> None:
         """`urls`: host:port, one or several; `digest`: of the manifest whose models must answer, None lets any answer;
-        `concurrency`: requests at once over all endpoints; `pauses`: before an endpoint that is left out is probed."""
+        `concurrency`: requests at once over all endpoints; `pauses`: before an endpoint that is left out is probed;
+        `heal`: whether Triton is told to load a model anew whose process stays dead."""
         self._version = str(serving_version(digest)) if digest else ""
         self._slots = asyncio.Semaphore(concurrency)
         self._endpoints = Endpoints([urls] if isinstance(urls, str) else urls, self._serves, pauses)
         self._models = [(name, self._version) for name in (contract.IMAGE_PIPELINE, contract.CLIP_TEXT)]
+        self._healer = Healer() if heal else None
         #: The last request that each model answered, serialised: known to be good, so it tells a dead model.
         self._good: dict[str, bytes] = {}
         self._image_request = service_pb2.ModelInferRequest(
@@ -98,6 +105,8 @@ class TritonClient:
 
     async def close(self) -> None:
         """Close the connections; calls under way fail with `DependencyDown`."""
+        if self._healer:
+            await self._healer.close()
         await self._endpoints.close()
 
     async def __aenter__(self) -> TritonClient:
@@ -127,14 +136,21 @@ class TritonClient:
             deadline = time.monotonic() + timeout
             tried: list[Endpoint] = []
             failure: DependencyDown | None = None
+            deaths = 0
             while (left := deadline - time.monotonic()) > 0 and (endpoint := self._endpoints.pick(tried)):
                 tried.append(endpoint)
                 # Half of it, so that silence here leaves somebody else the time to answer.
                 share = left / 2 if self._endpoints.has_other(tried) else left
                 try:
                     return await self._ask(endpoint, request, contents, share)
+                except Died as died:
+                    failure, deaths = died, deaths + 1
+                    if deaths == MOST_DEATHS:
+                        break
                 except DependencyDown as down:
                     failure = down
+            if deaths:
+                raise Died(str(failure), failure.model if isinstance(failure, Died) else None, deaths) from failure
             raise failure or DependencyDown(f"no time is left for {request.model_name}: {timeout:g} s were given")
 
     async def _ask(self, endpoint: Endpoint, request: Any, contents: bytes, timeout: float) -> Any:
@@ -146,6 +162,7 @@ class TritonClient:
             reply = await endpoint.infer(message, timeout)
         except grpc.aio.AioRpcError as error:
             failure = _failure(error, endpoint.url, request.model_name, timeout)
+            self._heal(endpoint, failure, sent_at)
             if isinstance(failure, ItemBroken):
                 self._endpoints.answered(endpoint, request.model_name, sent_at)
             elif error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED or timeout >= _SILENCE_S:
@@ -167,11 +184,17 @@ class TritonClient:
         known = self._good.get(model)
         if known is None:
             return True
+        sent_at = time.monotonic()
         try:
             await endpoint.infer(known, DEFAULT_TIMEOUT_S)
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            self._heal(endpoint, _failure(error, endpoint.url, model, DEFAULT_TIMEOUT_S), sent_at)
             return False
         return True
+
+    def _heal(self, endpoint: Endpoint, failure: Exception, sent_at: float) -> None:
+        if self._healer and isinstance(failure, Died) and failure.model:
+            self._healer.failed(endpoint, failure.model, sent_at)
 
 
 def _serialised(request: Any, contents: bytes) -> bytes:
@@ -207,7 +230,9 @@ def _failure(error: grpc.aio.AioRpcError, url: str, model: str, timeout: float) 
         return DependencyDown(
             f"Triton at {url} did not answer {model} within {timeout:.3g} s; add instances or lower the concurrency"
         )
-    return DependencyDown(f"Triton at {url} failed {model} with {status.name} ({details}); is it running?")
+    message = f"Triton at {url} failed {model} with {status.name} ({details}); is it running?"
+    died, of_model = is_death(status, details)
+    return Died(message, of_model) if died else DependencyDown(message)
 
 
 def _input(name: str, datatype: str, shape: tuple[int, ...]) -> Any:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from agents.delivery.retry import Backoff
+from triton_repo.reload import changed_config
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,15 @@ class Endpoint:
         except grpc.aio.AioRpcError:
             return False
         return True
+
+    async def load(self, model: str, timeout: float) -> None:
+        """Have a model loaded anew: its new processes take over, then the old ones go. Raises grpc.aio.AioRpcError."""
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._connected())
+        found = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=model), timeout=timeout)
+        config = json_format.MessageToJson(found.config, preserving_proto_field_name=True)
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        request.parameters["config"].string_param = changed_config(config)
+        await stub.RepositoryModelLoad(request, timeout=timeout)
 
     async def close(self) -> None:
         """Close the connection; the next use opens another."""

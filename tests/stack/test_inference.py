@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -222,25 +220,6 @@ async def test_a_repeated_query_is_not_computed_again(triton: LocalStack, client
     first = await client.embed_text(tokens)
     assert (await client.embed_text(tokens)).tolist() == first.tolist()
     await asyncio.wait_for(hit(), 10)
-
-
-async def test_a_dead_model_process_is_no_fault_of_the_picture_and_heals(triton: LocalStack, bright: bytes) -> None:
-    async with TritonClient(triton.endpoints().triton_grpc) as client:
-        await client.infer_image(bright)
-        restarts = triton.status().components["triton"].restarts
-        _stub_of(triton.pid("triton"), "detector").send_signal(signal.SIGKILL)
-        with pytest.raises(DependencyDown):
-            await client.infer_image(bright, timeout=10)
-        await asyncio.to_thread(triton.await_component, "triton", restarts=restarts + 1)
-        assert len((await client.infer_image(bright)).boxes) == len(BOXES)
-        await client.check(bright, ClipTokenizer().encode(["a query"])[0])
-
-
-def _stub_of(server: int, model: str) -> psutil.Process:
-    for child in psutil.Process(server).children(recursive=True):
-        if any(f"/{model}/" in argument and argument.endswith("/model.py") for argument in child.cmdline()):
-            return child
-    raise AssertionError(f"no process serves {model}")
 
 
 async def _statistics(triton: LocalStack, model: str) -> Any:

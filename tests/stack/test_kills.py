@@ -11,6 +11,7 @@ from confluent_kafka import Producer
 
 from agents.index.connection import connect
 from agents.settings import AgentSettings
+from load_tests.publishing import distinct
 from models.photos import photos
 from sightlog.documents import IndexReceipt
 from sightlog.events import new_upload
@@ -34,7 +35,7 @@ def test_killing_the_workers_loses_nothing_doubles_nothing_and_leaves_no_orphans
     dead = []
     with Follower(settings) as follower:
         for number, image_id in enumerate(image_ids):
-            event = new_upload(small[number % len(small)].jpeg, source="/test", tags=(tag,))
+            event = new_upload(distinct(small[number % len(small)].jpeg), source="/test", tags=(tag,))
             value, headers = event.to_kafka()
             producer.produce(settings.topics.images, value, image_id, headers=headers)
         assert producer.flush(60) == 0

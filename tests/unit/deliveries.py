@@ -88,7 +88,7 @@ class FakeProducer:
     async def send(
         self,
         topic: str,
-        value: bytes,
+        value: bytes | None,
         *,
         key: bytes | None = None,
         headers: OutgoingHeaders | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 Answer = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
@@ -21,6 +21,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.asked: list[Any] = []
         self.loaded = {"image_pipeline"}
         self.asked_ready = 0
+        #: Models that were loaded anew, with the config that each was given.
+        self.reloads: list[tuple[str, str]] = []
         self.busy = self.most_busy = 0
         self.url = ""
 
@@ -41,6 +43,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelReady(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         self.asked_ready += 1
         return service_pb2.ModelReadyResponse(ready=request.name in self.loaded)
+
+    async def ModelConfig(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        config = model_config_pb2.ModelConfig(name=request.name, max_batch_size=8)
+        return service_pb2.ModelConfigResponse(config=config)
+
+    async def RepositoryModelLoad(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        self.reloads.append((request.model_name, request.parameters["config"].string_param))
+        return service_pb2.RepositoryModelLoadResponse()
 
 
 @asynccontextmanager

@@ -9,11 +9,22 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sightlog.dead_letters import DeadLetter, Origin
-from sightlog.documents import Detection, EmbeddingDocument, IndexReceipt, ModelRef, log_version, object_id
+from sightlog.documents import (
+    MAX_VERSION,
+    Detection,
+    EmbeddingDocument,
+    ImageDeletion,
+    ImageUpdate,
+    IndexReceipt,
+    ModelRef,
+    log_version,
+    object_id,
+    read_change,
+)
 from sightlog.errors import ContractError
 
 TIME = datetime(2024, 5, 1, 12, 30, 1, 250_000, tzinfo=timezone.utc)
@@ -94,6 +105,9 @@ def sent_with(**changes: Any) -> bytes:
         sent_with(vector={}),
         sent_with(vector={"a": 1}),
         sent_with(version=-1),
+        sent_with(version=0),
+        sent_with(version=2**61),
+        sent_with(version=1e30),
         sent_with(width=0),
         sent_with(model={"name": "x", "digest": "short"}),
         sent_with(detections=[{}]),
@@ -141,21 +155,77 @@ def test_wrong_dead_letter_is_refused(value: bytes | None) -> None:
         DeadLetter.from_kafka(value)
 
 
-NOW_MS = 1_700_000_000_000
+NOW_MS = 1_800_000_000_000
+YEAR_2093_MS = 3_880_000_000_000
 
 
-@given(st.integers(0, 2**40), st.integers(NOW_MS, NOW_MS + 10**12), st.integers(1, 10**9))
-def test_version_grows_with_time_whatever_the_offsets(offset: int, time: int, later: int) -> None:
-    assert log_version(time, offset + 10**7) < log_version(time + later, offset)
+@given(
+    st.integers(NOW_MS, YEAR_2093_MS),
+    st.integers(0, 2**40),
+    st.lists(
+        st.tuples(st.integers(0, 3) | st.integers(0, 10**9), st.integers(1, 3) | st.integers(1, 10**7)), max_size=9
+    ),
+)
+@example(NOW_MS, 2**20 - 1, [(0, 1)])
+@example(NOW_MS, 5, [(0, 2**20)])
+@example(NOW_MS, 2**20 - 1, [(1, 1)])
+@example(1_600_000_000_000, 5, [(1, 1)])
+@example(NOW_MS**2, 5, [(1, 1)])
+def test_version_grows_with_every_record_of_a_partition(time: int, offset: int, steps: list[tuple[int, int]]) -> None:
+    """Time never goes back, the offset always grows; many records may share a millisecond."""
+    version = log_version(time, offset)
+    for later, further in steps:
+        time, offset = time + later, offset + further
+        before, version = version, log_version(time, offset)
+        assert before < version
 
 
-@given(st.integers(NOW_MS, NOW_MS + 10**12), st.integers(0, 2**20 - 2))
-def test_version_grows_with_the_offset_within_a_millisecond(time: int, offset: int) -> None:
-    assert log_version(time, offset) < log_version(time, offset + 1)
+@given(st.integers(NOW_MS, YEAR_2093_MS), st.integers(0, 10**9), st.integers(0, 10**9), st.integers(954, 10**9))
+def test_version_grows_with_time_when_the_image_moves_to_another_partition(
+    time: int, old: int, new: int, later: int
+) -> None:
+    assert log_version(time, old) < log_version(time + later, new)
 
 
-def test_version_fits_into_a_long_until_the_year_2200() -> None:
-    assert 0 < log_version(int(datetime(2200, 1, 1, tzinfo=timezone.utc).timestamp() * 1000), 2**62) < 2**63
+@given(st.integers(-(2**62), 2**62), st.integers(0, 2**50 - 1))
+def test_four_versions_together_fit_into_a_long(time: int, offset: int) -> None:
+    assert 0 < log_version(time, offset) <= MAX_VERSION
+    assert 4 * MAX_VERSION < 2**63
+
+
+CHANGES: list[ImageUpdate | ImageDeletion] = [
+    ImageUpdate(image_id="i", version=1, event_id="e", event_source="/s", updated_at=TIME, tags=(), metadata={"a": 1}),
+    ImageUpdate(image_id="i", version=1, event_id="e", event_source="/s", updated_at=TIME, tags=("a",)),
+    ImageDeletion(image_id="i", version=1, event_id="e", event_source="/s", deleted_at=TIME),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.type)
+def test_update_and_deletion_survive_the_topic_that_embedding_documents_share(change: Any) -> None:
+    assert read_change(change.to_kafka()) == change
+    assert (
+        read_change(document().to_kafka()).model_dump()
+        == EmbeddingDocument.from_kafka(document().to_kafka()).model_dump()
+    ), "an object without a type is an embedding document"
+    with pytest.raises(ContractError, match="bad_document"):
+        EmbeddingDocument.from_kafka(change.to_kafka())
+
+
+@pytest.mark.parametrize("kind", ["upload", 1, [], {}, "x" * 10_000])
+def test_change_of_unknown_type_is_refused(kind: Any) -> None:
+    with pytest.raises(ContractError) as refused:
+        read_change(sent_with(type=kind))
+    assert refused.value.code == "bad_document"
+    assert len(refused.value.message) < 500
+
+
+def test_absent_field_of_an_update_is_not_an_empty_one() -> None:
+    tags_only = read_change(CHANGES[1].to_kafka())
+    assert isinstance(tags_only, ImageUpdate)
+    assert (tags_only.tags, tags_only.metadata) == (("a",), None)
+    both = read_change(CHANGES[0].to_kafka())
+    assert isinstance(both, ImageUpdate)
+    assert (both.tags, both.metadata) == ((), {"a": 1})
 
 
 def test_object_ids_are_derived_and_distinct() -> None:

@@ -18,7 +18,11 @@ from sightlog.events import (
     MAX_IMAGE_ID_BYTES,
     MAX_METADATA_DEPTH,
     STRUCTURED_CONTENT_TYPE,
+    ImageDeleted,
+    ImageUpdated,
     ImageUploaded,
+    new_deletion,
+    new_update,
     new_upload,
     parse_event,
 )
@@ -27,14 +31,14 @@ BINARY = {"ce_specversion": b"1.0", "ce_type": IMAGE_UPLOADED.encode(), "ce_id":
 STRUCTURED = {"specversion": "1.0", "type": IMAGE_UPLOADED, "id": "1", "source": "/camera/3", "data_base64": "anBlZw=="}
 
 
-def binary(value: bytes | None = b"jpeg", **headers: bytes | None) -> ImageUploaded:
+def binary(value: bytes | None = b"jpeg", **headers: bytes | None) -> Any:
     changed = BINARY | {name.replace("content_type", "content-type"): content for name, content in headers.items()}
     return parse_event(value, [(name, content) for name, content in changed.items() if content is not None])
 
 
 def structured(
     content_type: bytes = STRUCTURED_CONTENT_TYPE.encode(), *, raw: bytes | None = None, **attributes: Any
-) -> ImageUploaded:
+) -> Any:
     body = {name: value for name, value in (STRUCTURED | attributes).items() if value is not ...}
     return parse_event(orjson.dumps(body) if raw is None else raw, [("content-type", content_type)])
 
@@ -50,7 +54,10 @@ def refusal(read: Any, *args: Any, **kwargs: Any) -> str:
 
 #: A few characters of every kind; building tables of all of Unicode takes longer than the tests.
 _alphabet = "aZ09 ,;:/\\%+=_-.\"'{}[]\x00\t\r\n\x7f\u00e9\u00df\u0130\u2028\u6f22\ufeff\U0001f600"
-_words = st.text(_alphabet, min_size=1, max_size=20)
+#: Names hold no control characters.
+_words = st.text([character for character in _alphabet if character.isprintable()], min_size=1, max_size=20)
+#: Keys of metadata are paths: dots part their names, and no name is empty.
+_keys = _words.filter(lambda key: all(part.strip() for part in key.split(".")))
 _tags = st.lists(_words.map(str.strip).filter(lambda tag: tag and "," not in tag), max_size=4).map(tuple)
 _times = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)) | st.datetimes(
     datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.sampled_from([timezone.utc, timezone(timedelta(hours=-9))])
@@ -61,7 +68,7 @@ _json = st.recursive(
     | st.integers(-(2**53), 2**53)
     | st.floats(allow_nan=False, allow_infinity=False)
     | _words,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_words, inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=3),
     max_leaves=8,
 )
 _uploads = st.builds(
@@ -75,7 +82,7 @@ _uploads = st.builds(
     filename=st.none() | _words,
     tags=_tags,
     capturedat=st.none() | _times,
-    metadata=st.dictionaries(_words, _json, max_size=3),
+    metadata=st.dictionaries(_keys, _json, max_size=3),
 )
 
 
@@ -113,7 +120,9 @@ def test_least_event_of_a_foreign_producer_is_enough() -> None:
 def test_header_names_are_read_whatever_their_case() -> None:
     headers = [(name.upper(), content) for name, content in BINARY.items()]
     assert parse_event(b"jpeg", headers).source == "/camera/3"
-    assert parse_event(orjson.dumps(STRUCTURED), [("Content-Type", STRUCTURED_CONTENT_TYPE.encode())]).data == b"jpeg"
+    read = parse_event(orjson.dumps(STRUCTURED), [("Content-Type", STRUCTURED_CONTENT_TYPE.encode())])
+    assert isinstance(read, ImageUploaded)
+    assert read.data == b"jpeg"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +287,9 @@ def test_json_attributes_that_break_the_contract_are_a_bad_event(attributes: dic
 @pytest.mark.parametrize("name", ["ce_data_base64", "ce_data", "CE_DATA_BASE64"])
 def test_header_never_stands_for_the_bytes(name: str) -> None:
     smuggled = [*BINARY.items(), (name, base64.b64encode(b"other"))]
-    assert parse_event(b"jpeg", smuggled).data == b"jpeg"
+    read = parse_event(b"jpeg", smuggled)
+    assert isinstance(read, ImageUploaded)
+    assert read.data == b"jpeg"
     assert refusal(parse_event, b"", smuggled) == "empty"
 
 
@@ -368,3 +379,73 @@ def test_odd_json_raises_nothing_but_contract_errors(attributes: dict[str, Any],
     headers = [("content-type", STRUCTURED_CONTENT_TYPE.encode())]
     nothing_but_contract_errors(orjson.dumps(STRUCTURED | attributes), headers, None)
     nothing_but_contract_errors(orjson.dumps(instead), headers, None)
+
+
+# Updates and deletions ----------------------------------------------------------------------------------------------
+
+_metadata = st.dictionaries(_keys, _json, max_size=3)
+
+
+@given(st.none() | _tags, st.none() | _metadata, st.booleans())
+@example((), None, False)
+@example(None, {}, False)
+@example((), {}, True)
+def test_an_update_survives_both_modes(tags: Any, metadata: Any, in_json: bool) -> None:
+    if tags is None and metadata is None:
+        with pytest.raises(ValueError, match="at least one"):
+            new_update(source="/s", subject="image")
+        return
+    event = new_update(source="/s", subject="image", tags=tags, metadata=metadata)
+    value, headers = event.to_kafka(structured=in_json)
+    read = parse_event(value, [(name, bytes(content)) for name, content in headers])  # type: ignore[arg-type]
+    assert read == event
+    assert isinstance(read, ImageUpdated)
+
+
+@pytest.mark.parametrize("value", [None, b"", b"whatever"])
+def test_a_deletion_needs_no_value(value: bytes | None) -> None:
+    read = binary(value, ce_type=b"image.deleted.v1")
+    assert isinstance(read, ImageDeleted)
+    assert read.image_id(b"key") == "key"
+
+
+@pytest.mark.parametrize("in_json", [False, True])
+def test_a_deletion_survives_both_modes(in_json: bool) -> None:
+    event = new_deletion(source="/s", subject="image")
+    value, headers = event.to_kafka(structured=in_json)
+    assert parse_event(value, [(name, bytes(content)) for name, content in headers]) == event  # type: ignore[arg-type]
+
+
+def test_update_in_headers_says_what_it_replaces() -> None:
+    tags = binary(None, ce_type=b"image.updated.v1", ce_tags=b"a, b")
+    assert (tags.tags, tags.metadata) == (("a", "b"), None)
+    cleared = binary(b"", ce_type=b"image.updated.v1", ce_tags=b"", ce_metadata=b'{"a": {"b": 1}}')
+    assert (cleared.tags, cleared.metadata) == ((), {"a": {"b": 1}})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"ce_metadata": b"null"},
+        {"ce_metadata": b"[1]"},
+        {"ce_metadata": b"{"},
+        {"ce_metadata": b""},
+        {"ce_tags": b"t" * 1025},
+        {"ce_tags": b",".join(b"%d" % n for n in range(257))},
+        {"ce_metadata": b'{"a":' * 17 + b"1" + b"}" * 17},
+        {"ce_tags": b"a", "ce_time": b"yesterday"},
+    ],
+    ids=lambda headers: repr(headers)[:40],
+)
+def test_wrong_update_is_refused(headers: dict[str, bytes]) -> None:
+    assert refusal(binary, None, ce_type=b"image.updated.v1", **headers) == "bad_event"
+
+
+@pytest.mark.parametrize("event", [new_update(source="/s", tags=("a",)), new_deletion(source="/s")])
+def test_update_and_deletion_must_say_of_which_image(event: Any) -> None:
+    assert refusal(event.image_id, None) == "bad_image_id"
+    assert event.image_id(b"k") == "k"
+    assert event.model_copy(update={"subject": "s"}).image_id(None) == "s"
+    assert refusal(event.image_id, b"\xff") == "bad_image_id"
+    assert refusal(event.image_id, b"k" * (MAX_IMAGE_ID_BYTES + 1)) == "bad_image_id"

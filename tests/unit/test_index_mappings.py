@@ -11,10 +11,11 @@ from opensearchpy.exceptions import NotFoundError
 from agents.delivery.failures import DependencyDown
 from agents.index.connection import check_model, ensure_indices
 from agents.index.documents import image_document, object_documents
-from agents.index.mappings import ModelIdentity, images_index, index_name, missing_engine, objects_index
+from agents.index.mappings import VISIBLE, ModelIdentity, images_index, index_name, missing_engine, objects_index
+from agents.index.state import state_of
 from agents.settings import IndexSettings
 from sightlog.errors import ConfigurationError
-from tests.index_behaviours import embedding
+from tests.index_behaviours import deletion, embedding, update
 
 MODEL = ModelIdentity("tiny", "a" * 64, 4, ("circle", "traffic light", "v1.5 / b"))
 SETTINGS = IndexSettings()
@@ -31,15 +32,17 @@ RICH: dict[str, Any] = {
 
 def test_every_field_of_the_documents_is_mapped() -> None:
     """The mapping is strict: an unknown field would make every document a dead letter."""
-    document = embedding(MODEL, "image", objects=5, **RICH)
+    state = state_of(embedding(MODEL, "image", objects=5, **RICH))
     images = images_index(SETTINGS, MODEL)["mappings"]["properties"]
-    image = image_document(document)
+    image = image_document("image", state)
     assert set(image) <= set(images)
     assert set(image["class_confidence"]) == set(images["class_confidence"]["properties"])
     objects = objects_index(SETTINGS, MODEL)["mappings"]["properties"]
-    for source in object_documents(document):
+    for source in object_documents(state):
         assert set(source) <= set(objects)
     assert orjson.dumps(image, option=orjson.OPT_SERIALIZE_NUMPY)
+    for hidden in (update("image", 2, tags=("a",), metadata={"a": 1}), deletion("image", 2)):
+        assert set(image_document("image", state_of(hidden))) <= set(images)
 
 
 @pytest.mark.parametrize("index", [images_index, objects_index])
@@ -61,25 +64,25 @@ def test_vector_field_without_an_engine_is_found() -> None:
 
 
 def test_image_knows_its_classes_with_their_best_confidence() -> None:
-    image = image_document(embedding(MODEL, "image", objects=4))
+    image = image_document("image", state_of(embedding(MODEL, "image", objects=4)))
     assert image["classes"] == list(MODEL.classes)
     assert image["class_confidence"]["circle"] == image["max_confidence"] == pytest.approx(0.9)
     assert image["object_count"] == 4
 
 
 def test_image_without_objects_has_no_confidence() -> None:
-    image = image_document(embedding(MODEL, "image", objects=0))
+    image = image_document("image", state_of(embedding(MODEL, "image", objects=0)))
     assert (image["object_count"], image["classes"], image["max_confidence"]) == (0, [], 0.0)
 
 
 def test_object_carries_the_facts_of_its_image_and_its_relative_area() -> None:
-    (source,) = object_documents(embedding(MODEL, "image", objects=1, **RICH))
+    (source,) = object_documents(state_of(embedding(MODEL, "image", objects=1, **RICH)))
     assert (source["image_id"], source["tags"], source["metadata"]) == ("image", ("a",), {"a": 1})
     assert source["area"] == pytest.approx(0.04)
 
 
 def test_absent_facts_are_left_out() -> None:
-    image = image_document(embedding(MODEL, "image"))
+    image = image_document("image", state_of(embedding(MODEL, "image")))
     assert not {"tenant", "filename", "dataref", "tags", "captured_at", "metadata"} & set(image)
 
 
@@ -90,6 +93,8 @@ class Indices:
         self.indices = self
         self.mappings: dict[str, dict[str, Any]] = {}
         self.aliases: dict[str, set[str]] = {}
+        self.filters: dict[str, Any] = {}
+        self.put: list[set[str]] = []
 
     async def exists(self, index: str) -> bool:
         return index in self.mappings
@@ -106,13 +111,37 @@ class Indices:
         for action in body["actions"]:
             ((verb, at),) = action.items()
             held = self.aliases.setdefault(at["alias"], set())
+            if "filter" in at:
+                self.filters[at["alias"]] = at["filter"]
             (held.add if verb == "add" else held.remove)(at["index"])
 
     async def get_mapping(self, index: str) -> dict[str, Any]:
-        return {name: self.mappings[name] for name in await self.get_alias(index)}
+        names = [index] if index in self.mappings else await self.get_alias(index)
+        return {name: self.mappings[name] for name in names}
+
+    async def put_mapping(self, index: str, body: dict[str, Any]) -> None:
+        self.put.append(set(body["properties"]))
+        self.mappings[index]["mappings"]["properties"] |= body["properties"]
 
 
 OTHER = ModelIdentity("large", "b" * 64, 6, MODEL.classes)
+
+
+async def test_index_of_an_earlier_version_gets_the_fields_that_it_lacks() -> None:
+    client: Any = Indices()
+    await ensure_indices(client, SETTINGS, MODEL)
+    properties = client.mappings["images-aaaaaaaaaaaa"]["mappings"]["properties"]
+    whole = dict(properties)
+    del properties["tags_version"], properties["hidden"]
+    await ensure_indices(client, SETTINGS, MODEL)
+    assert properties == whole
+    assert client.put == [{"tags_version", "hidden"}], "what is there may not be mapped again"
+
+
+async def test_image_alias_shows_only_what_is_visible() -> None:
+    client: Any = Indices()
+    await ensure_indices(client, SETTINGS, MODEL)
+    assert client.filters == {"images": VISIBLE}
 
 
 async def test_missing_indices_are_created_behind_their_aliases() -> None:

@@ -38,17 +38,19 @@ class BusyImages:
         self._busy: Counter[str] = Counter()
 
     async def mget(self, **kwargs: Any) -> Any:
-        self._busy.update(kwargs["body"]["ids"])
+        self._busy.update(doc["_id"] for doc in kwargs["body"]["docs"])
         self.most = max(self.most, *self._busy.values())
         return await self._client.mget(**kwargs)
 
     async def bulk(self, **kwargs: Any) -> Any:
         await asyncio.sleep(0)
         reply = await self._client.bulk(**kwargs)
-        self._busy.subtract(
-            {i["index"]["_id"] for i in reply["items"] if "index" in i and "#" not in i["index"]["_id"]}
-        )
+        self._busy.subtract({id_ for item in reply["items"] for id_ in [_id(item)] if "#" not in id_})
         return reply
+
+
+def _id(item: dict[str, dict[str, str]]) -> str:
+    return next(iter(item.values()))["_id"]
 
 
 async def test_two_batches_never_hold_the_same_image(client: Any) -> None:
@@ -106,7 +108,7 @@ async def test_large_batch_is_sent_in_bulks_that_opensearch_takes(client: Any) -
         mget = client.mget
         bulk = staticmethod(measured)
 
-    metadata = {"note": "n" * 200_000}
+    metadata = {f"note {n}": "n" * 20_000 for n in range(10)}
     documents = [embedding(MODEL, f"image-{n}", objects=20, metadata=metadata) for n in range(6)]
     await IndexWriter(Measured(), SETTINGS, MODEL).write(documents)  # type: ignore[arg-type]
     assert sum(sizes) > 20 * 1024 * 1024

@@ -12,8 +12,8 @@ from agents.index.writer import IndexWriter
 from agents.indexer import Indexer
 from agents.settings import AgentSettings
 from sightlog.dead_letters import DeadLetter
-from sightlog.documents import EmbeddingDocument, IndexReceipt, ModelRef
-from tests.index_behaviours import IMMENSE, embedding, found, intercepted, raising, unreachable
+from sightlog.documents import ImageChange, IndexReceipt, ModelRef
+from tests.index_behaviours import IMMENSE, deletion, embedding, found, intercepted, raising, unreachable, update
 from tests.unit.deliveries import FakeProducer, record
 from tests.unit.fake_opensearch import FakeOpenSearch
 
@@ -49,7 +49,7 @@ class Bench:
         return {id_ for index in ("images", "objects") for id_ in await found(self.opensearch, index, image_id)}
 
 
-def embedded(document: EmbeddingDocument, offset: int = 1) -> Record:
+def embedded(document: ImageChange, offset: int = 1) -> Record:
     return record(document.to_kafka(), key=document.image_id.encode(), topic="images.embedded", offset=offset)
 
 
@@ -112,3 +112,34 @@ async def test_batch_of_unreadable_records_asks_opensearch_nothing() -> None:
     bench = Bench(mget=[raising(RuntimeError("asked"))])
     await bench.agent.index([record(None), record(b"[]")])
     assert [letter.code for letter in bench.letters] == ["bad_document"] * 2
+
+
+async def test_receipts_of_updates_and_deletions_say_what_happened() -> None:
+    bench = Bench()
+    await bench.agent.index([embedded(embedding(MODEL, "image", objects=2, reused=True))])
+    await bench.agent.index([embedded(update("image", 2, tags=("a",)))])
+    await bench.agent.index([embedded(deletion("image", 3))])
+    await bench.agent.index([embedded(update("image", 1, tags=("late",))), embedded(deletion("other", 1))])
+    assert [(r.image_id, r.version, r.kind, r.objects, r.superseded, r.reused) for r in bench.receipts] == [
+        ("image", 1, "uploaded", 2, False, True),
+        ("image", 2, "updated", 0, False, False),
+        ("image", 3, "deleted", 0, False, False),
+        ("image", 1, "updated", 0, True, False),
+        ("other", 1, "deleted", 0, False, False),
+    ]
+    assert await bench.ids("image") == set()
+
+
+async def test_new_images_cost_one_read_and_one_bulk() -> None:
+    asked: list[str] = []
+
+    def noted(name: str) -> Any:
+        async def step(through: Any) -> Any:
+            asked.append(name)
+            return await through()
+
+        return step
+
+    bench = Bench(mget=[noted("mget")] * 9, bulk=[noted("bulk")] * 9)
+    await bench.agent.index([embedded(embedding(MODEL, f"image-{number}", objects=3)) for number in range(20)])
+    assert asked == ["mget", "bulk"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from confluent_kafka import KafkaError
 
-from agents.delivery.failures import DependencyDown, ItemBroken
+from agents.delivery.failures import DependencyDown, ItemBroken, NotYet
 from agents.delivery.outbox import Outbox
 from agents.delivery.producer import _failure
+from agents.delivery.records import Record
 from agents.delivery.retry import Backoff, until_up
 from sightlog.dead_letters import DeadLetter
 from sightlog.errors import ContractError
+from sightlog.history import HISTORY_HEADER, History
 from sightlog.settings import MAX_RECORD_BYTES
-from tests.unit.deliveries import FakeProducer, record
+from tests.unit.deliveries import FakeProducer, Sent, record
 
 AT_ONCE = Backoff(first=1e-6, limit=1e-6)
 
@@ -125,3 +129,81 @@ async def test_only_a_dependency_that_is_down_is_waited_for() -> None:
     with pytest.raises(ItemBroken):
         await until_up("test", work, AT_ONCE)
     assert attempts == 3
+
+
+TIERS = ("retry.1", "retry.2")
+
+
+def tiered(producer: FakeProducer) -> Outbox:
+    return Outbox(
+        "vision",
+        producer,  # type: ignore[arg-type]
+        dead_topic="dead",
+        dead_inline_limit=100,
+        backoff=AT_ONCE,
+        retry_topics=TIERS,
+    )
+
+
+def back(sent: Sent, before: Record, offset: int) -> Record:
+    """What the retry worker makes of it: the same record later in the topic that it came from."""
+    headers = [(name, content) for name, content in sent.headers if isinstance(content, bytes)]
+    later = before.timestamp_ms + 10_000 * offset
+    return replace(before, offset=offset, timestamp_ms=later, key=sent.key, value=sent.value, headers=headers)
+
+
+async def test_what_is_not_there_yet_goes_from_tier_to_tier_and_then_to_the_dead_letters() -> None:
+    producer, missing = FakeProducer(), NotYet("source_missing", "404")
+    first = record(b"value", [("ce_id", b"1"), ("odd", b"\xff")], key=b"key", timestamp_ms=1_760_000_000_123)
+    await tiered(producer).postpone(first, missing, "image-1")
+    second = back(producer.sent[0], first, 50)
+    await tiered(producer).postpone(second, missing, "image-1")
+    third = back(producer.sent[1], first, 60)
+    await tiered(producer).postpone(third, NotYet("source_timeout", "slow"), "image-1")
+    assert [one.topic for one in producer.sent] == [*TIERS, "dead"]
+    for sent in producer.sent[:2]:
+        assert (sent.key, sent.value) == (b"key", b"value")
+        assert [name for name, _ in sent.headers] == ["ce_id", "odd", HISTORY_HEADER]
+    letter = DeadLetter.from_kafka(producer.sent[2].value)
+    assert (letter.id, letter.code, letter.attempts) == ("images/3/41", "source_timeout", 3)
+    assert [(hop.offset, hop.code) for hop in letter.hops] == [
+        (41, "source_missing"),
+        (50, "source_missing"),
+        (60, "source_timeout"),
+    ]
+    assert letter.first_failed_at is not None
+    assert letter.first_failed_at <= letter.failed_at
+    assert list(letter.headers) == first.headers, "the history is told in fields of its own"
+
+
+async def test_replayed_event_has_all_tiers_before_it_again() -> None:
+    producer, missing = FakeProducer(), NotYet("source_missing", "404")
+    first = record(b"value", timestamp_ms=1_760_000_000_123)
+    exhausted = History(origin=first.place, attempts=3, waits=2, first_failed_at=first.time)
+    replayed = replace(first, offset=90, headers=[exhausted.replayed(first.time).to_header()])
+    await tiered(producer).postpone(replayed, missing)
+    assert producer.sent[0].topic == TIERS[0]
+    history = History.from_headers(producer.sent[0].headers)  # type: ignore[arg-type]
+    assert history is not None
+    assert (history.attempts, history.waits, history.origin.offset) == (4, 1, 41)
+
+
+async def test_without_tiers_what_is_not_there_is_dead() -> None:
+    producer = FakeProducer()
+    await outbox(producer).postpone(record(b"value"), NotYet("source_missing", "404"))
+    assert producer.sent[0].topic == "dead"
+
+
+async def test_record_too_large_for_its_tier_is_dead_and_not_retried() -> None:
+    producer = FakeProducer(ItemBroken("record_too_large", "no"))
+    await tiered(producer).postpone(record(b"value"), NotYet("source_missing", "404"))
+    assert DeadLetter.from_kafka(producer.sent[0].value).code == "record_too_large"
+
+
+async def test_letter_says_when_it_does_not_have_all_headers() -> None:
+    producer = FakeProducer()
+    await outbox(producer).bury(record(b"", [("a", b"x" * 300_000)]), ContractError("bad_event", "why"))
+    await outbox(producer).bury(record(b"", [("ce_dataref", b"file:///a.jpg")]), ContractError("bad_event", "why"))
+    first, second = (DeadLetter.from_kafka(sent.value) for sent in producer.sent)
+    assert (first.headers_dropped, first.dataref) == (True, None)
+    assert (second.headers_dropped, second.dataref) == (False, "file:///a.jpg")

@@ -63,7 +63,7 @@ def test_every_kind_of_upload_becomes_capped_rgb() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})],
+    [("PNG", {}), ("WEBP", {"lossless": True})],
 )
 def test_lossless_formats_give_back_the_same_pixels(
     astronaut: Image.Image, kind: str, options: dict[str, object]
@@ -83,7 +83,7 @@ _STORED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_stored_in_any_orientation_comes_out_upright(
     astronaut: Image.Image, kind: str, orientation: int
@@ -116,8 +116,12 @@ def test_transparent_parts_become_white_and_half_transparent_ones_are_mixed() ->
     picture = Image.new("RGBA", (3, 1), (200, 0, 0, 255))
     picture.putpixel((1, 0), (200, 0, 0, 0))
     picture.putpixel((2, 0), (200, 0, 0, 51))
-    for kind in ("PNG", "TIFF"):
-        assert pixels_of(encoded(picture, kind))[0].tolist() == [[200, 0, 0], [255, 255, 255], [244, 204, 204]]
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
+        assert pixels_of(encoded(picture, kind, **options))[0].tolist() == [
+            [200, 0, 0],
+            [255, 255, 255],
+            [244, 204, 204],
+        ]
 
 
 def test_grey_with_alpha_and_a_transparent_palette_are_laid_over_white() -> None:
@@ -126,14 +130,12 @@ def test_grey_with_alpha_and_a_transparent_palette_are_laid_over_white() -> None
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
-    for kind in ("PNG", "GIF"):
-        assert pixels_of(encoded(palette, kind, transparency=0))[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+    assert pixels_of(encoded(palette, "PNG", transparency=0))[0].tolist() == [[255, 255, 255], [40, 50, 60]]
 
 
 def test_cmyk_is_not_inverted(astronaut: Image.Image) -> None:
     cmyk = astronaut.convert("CMYK")
     assert difference(pixels_of(encoded(cmyk, "JPEG", quality=95)), np.asarray(astronaut)) < 4
-    assert difference(pixels_of(encoded(cmyk, "TIFF")), np.asarray(astronaut)) < 1
 
 
 def test_grey_and_bilevel_pictures_keep_their_brightness(astronaut: Image.Image) -> None:
@@ -144,10 +146,9 @@ def test_grey_and_bilevel_pictures_keep_their_brightness(astronaut: Image.Image)
     assert difference(pixels_of(encoded(bilevel, "PNG")), np.asarray(bilevel.convert("RGB"))) == 0
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
+def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None]
-    found = pixels_of(encoded(Image.fromarray(ramp), kind))
+    found = pixels_of(encoded(Image.fromarray(ramp), "PNG"))
     assert found[0, :, 0].tolist() == list(range(256))
 
 
@@ -157,14 +158,18 @@ def test_16_bit_colour_is_scaled_and_not_clipped() -> None:
     assert difference(pixels_of(data), (samples / 257).round().astype(np.uint8)) <= 1
 
 
-def test_samples_without_a_defined_white_are_unsupported() -> None:
-    data = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
-    assert code_of(data) == "unsupported_format"
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO", "PPM", "TGA", "JPEG2000", "AVIF"])
+def test_other_formats_are_unsupported(astronaut: Image.Image, kind: str) -> None:
+    if kind not in Image.SAVE:
+        Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    assert code_of(encoded(astronaut, kind)) == "unsupported_format"
 
 
 def test_only_the_first_frame_of_an_animation_counts() -> None:
     red, blue = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 255))
-    for kind in ("GIF", "WEBP", "TIFF"):
+    for kind in ("PNG", "WEBP"):
         data = encoded(red, kind, save_all=True, append_images=[blue])
         assert pixels_of(data)[4, 4, 0] > 240
 
@@ -210,14 +215,16 @@ def test_capped_size_never_enlarges_and_keeps_the_shape(width: int, height: int,
         (b"\xff\xd8\xff", "undecodable"),
         (b"\x89PNG\r\n\x1a\n", "undecodable"),
         (b"RIFF\0\0\0\0WEBPVP8 ", "undecodable"),
-        (b"BM", "undecodable"),
+        (b"BM", "unsupported_format"),
+        (b"GIF89a", "unsupported_format"),
+        (b"II*\0", "unsupported_format"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_its_code(data: bytes, code: str) -> None:
     assert code_of(data) == code
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_a_truncated_file_is_an_error(astronaut: Image.Image, kind: str, share: float) -> None:
     data = encoded(astronaut, kind)
@@ -236,9 +243,7 @@ def test_no_prefix_of_a_jpeg_gives_a_partly_grey_picture(astronaut: Image.Image,
         assert difference(found, whole) == 0
 
 
-@given(
-    st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"BM"])
-)
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]))
 def test_random_bytes_raise_nothing_but_image_errors(tail: bytes, head: bytes) -> None:
     assert outcome_of(head + tail) in {"decoded", *ERROR_CODES}
 
@@ -253,7 +258,7 @@ def test_damage_anywhere_raises_nothing_but_image_errors(data: st.DataObject) ->
 
 def _small_files() -> list[bytes]:
     small = photo("astronaut.png").convert("RGB").resize((24, 16))
-    return [encoded(small, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
+    return [encoded(small, kind) for kind in ("JPEG", "PNG", "WEBP")]
 
 
 def png(width: int, height: int, *, bit_depth: int, colour_type: int, rows: bytes) -> bytes:
@@ -276,18 +281,6 @@ def _jpeg_bomb(side: int) -> bytes:
     return bytes(data)
 
 
-def _gif_bomb(side: int) -> bytes:
-    data = bytearray(encoded(Image.new("P", (8, 8)), "GIF"))
-    data[6:10] = struct.pack("<HH", side, side)
-    return bytes(data)
-
-
-def _bmp_bomb(side: int) -> bytes:
-    data = bytearray(encoded(Image.new("RGB", (8, 8)), "BMP"))
-    data[18:26] = struct.pack("<ii", side, side)
-    return bytes(data)
-
-
 def _webp_bomb(side: int) -> bytes:
     animation = encoded(
         Image.new("RGB", (8, 8)), "WEBP", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]
@@ -297,7 +290,7 @@ def _webp_bomb(side: int) -> bytes:
     return bytes(data)
 
 
-BOMBS: list[Callable[[int], bytes]] = [_png_bomb, _jpeg_bomb, _gif_bomb, _bmp_bomb, _webp_bomb]
+BOMBS: list[Callable[[int], bytes]] = [_png_bomb, _jpeg_bomb, _webp_bomb]
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -329,3 +322,83 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_the_pixel_limit_is_a_setting(jpeg: bytes) -> None:
     assert code_of(jpeg, max_pixels=1000) == "too_many_pixels"
     assert decode_upright(jpeg, max_pixels=240 * 160).width == 240
+
+
+def segments(kind: int, body: bytes = b"") -> bytes:
+    return bytes([0xFF, kind]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def _with_scans(picture: Image.Image, more: int) -> bytes:
+    """A progressive JPEG whose last scan, which refines what is there, comes `more` times more."""
+    data = encoded(picture, "JPEG", progressive=True)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * more + data[end:]
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _with_chunks(picture: Image.Image, chunks: bytes) -> bytes:
+    data = encoded(picture, "PNG")
+    return data[:33] + chunks + data[33:]
+
+
+def test_a_progressive_jpeg_with_very_many_scans_is_refused(astronaut: Image.Image) -> None:
+    assert outcome_of(_with_scans(astronaut, 20)) == "decoded"
+    assert code_of(_with_scans(astronaut, 60)) == "too_complex"
+    assert code_of(_with_scans(astronaut, 100_000)) == "too_complex"
+
+
+def test_what_a_phone_appends_to_its_picture_is_no_scan(jpeg: bytes) -> None:
+    assert outcome_of(jpeg + b"\0\0\0\x18ftypmp42" + b"\xff\xda" * 1000) == "decoded"
+    metadata = segments(0xE1, b"\xff\xda" * 1000)
+    assert outcome_of(jpeg[:2] + metadata + jpeg[2:]) == "decoded"
+    assert outcome_of(jpeg + b"\xff" * 200_000) == "decoded"
+
+
+def test_very_many_segments_are_refused(jpeg: bytes, astronaut: Image.Image) -> None:
+    assert outcome_of(jpeg[:2] + segments(0xFE) * 1000 + jpeg[2:]) == "decoded"
+    assert code_of(jpeg[:2] + segments(0xFE) * 100_000 + jpeg[2:]) == "too_complex"
+    assert outcome_of(_with_chunks(astronaut, _chunk(b"prVt", b"") * 1000)) == "decoded"
+    assert code_of(_with_chunks(astronaut, _chunk(b"prVt", b"") * 100_000)) == "too_complex"
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        _chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(50_000_000))),
+        _chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(50_000_000))),
+        _chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(50_000_000))),
+        _chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(900_000))) * 100,
+    ],
+)
+def test_a_png_whose_metadata_expands_is_refused(astronaut: Image.Image, chunk: bytes) -> None:
+    assert code_of(_with_chunks(astronaut, chunk)) == "undecodable"
+
+
+def test_pixels_beyond_the_announced_ones_are_not_decoded() -> None:
+    data = png(8, 8, bit_depth=8, colour_type=2, rows=bytes(200_000_000))
+    assert outcome_of(data) in ("decoded", "undecodable")
+
+
+def test_exif_beyond_its_bound_counts_as_upright(astronaut: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for padding, size in ((1000, (160, 240)), (300_000, (240, 160))):
+        data = encoded(astronaut, "PNG", exif=exif.tobytes() + bytes(padding))
+        assert decode_upright(data).pixels.size == size
+
+
+def test_damaged_exif_entries_write_nothing(astronaut: Image.Image) -> None:
+    entries = b"".join(struct.pack(">HHII", 1000 + tag, 7, 60_000, 0) for tag in range(3000))
+    block = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 3000) + entries
+    program = """
+import sys
+from models.decoding import decode_upright
+decode_upright(sys.stdin.buffer.read())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=encoded(astronaut, "JPEG", exif=block), capture_output=True, check=True
+    )
+    assert done.stderr == b""

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from sightlog.events import new_upload
+from sightlog.events import ImageEvent, new_deletion, new_update, new_upload
 from sightlog.schemas import CONTRACTS, render
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -29,3 +29,18 @@ def test_a_structured_event_follows_its_schema() -> None:
     jsonschema.validate(json.loads(value), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**json.loads(value), "type": "image.painted.v1"}, schema)
+
+
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [
+        ("image.updated.v1", new_update(source="/x", subject="image", tags=(), metadata={"n": {"m": [1]}})),
+        ("image.deleted.v1", new_deletion(source="/x", subject="image")),
+    ],
+)
+def test_updates_and_deletions_follow_their_schemas(name: str, event: ImageEvent) -> None:
+    value, _headers = event.to_kafka(structured=True)
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
+    jsonschema.validate(json.loads(value), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**json.loads(value), "type": "image.uploaded.v1"}, schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agents.delivery.failures import ItemBroken
+from agents.delivery.failures import ItemBroken, NotYet
 from agents.sources.reader import SourceReader
 from sightlog.events import new_upload
 
@@ -87,19 +88,71 @@ async def test_nothing_is_allowed_by_default(allowed: Path) -> None:
         await SourceReader([], LIMIT).read(new_upload(source="/test", dataref=f"file://{allowed}/below"))
 
 
+@pytest.mark.parametrize("place", ["missing.jpg", "missing/a.jpg", "below/../missing.jpg"])
+async def test_a_file_that_does_not_exist_may_come_later(allowed: Path, place: str) -> None:
+    with pytest.raises(NotYet) as failure:
+        await read(allowed, f"file://{allowed}/{place}")
+    assert failure.value.code == "source_missing"
+
+
+@pytest.mark.parametrize("place", ["below", "", "nul%00byte", "x" * 300, "loop", "below/a%20picture.jpg/x"])
+async def test_what_can_never_be_a_file_is_refused(allowed: Path, place: str) -> None:
+    assert await refusal(allowed, f"file://{allowed}/{place}") == "unsupported_source"
+
+
 @pytest.mark.parametrize(
-    "place", ["missing.jpg", "below", "", "nul%00byte", "x" * 300, "loop", "below/a%20picture.jpg/x"]
+    ("error", "kind", "code"),
+    [
+        (errno.EACCES, ItemBroken, "source_forbidden"),
+        (errno.EIO, NotYet, "source_failed"),
+        (errno.ESTALE, NotYet, "source_failed"),
+        (errno.EMFILE, NotYet, "source_failed"),
+    ],
 )
-async def test_what_cannot_be_read_says_so(allowed: Path, place: str) -> None:
-    assert await refusal(allowed, f"file://{allowed}/{place}") == "source_missing"
+async def test_what_the_system_reports_decides(
+    allowed: Path, monkeypatch: pytest.MonkeyPatch, error: int, kind: type[ItemBroken | NotYet], code: str
+) -> None:
+    def failing(*_arguments: object, **_options: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(kind) as failure:
+        await read(allowed, f"file://{allowed}/good-link")
+    assert failure.value.code == code
+
+
+async def test_a_link_that_takes_the_place_of_a_checked_part_is_not_followed(
+    allowed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a picture.jpg").write_bytes(b"secret")
+    resolve = Path.resolve
+
+    def resolve_and_swap(path: Path, strict: bool = False) -> Path:
+        resolved = resolve(path, strict)
+        if path.name == "a picture.jpg" and not (allowed / "below").is_symlink():
+            (allowed / "below").rename(tmp_path / "moved")
+            (allowed / "below").symlink_to(tmp_path / "elsewhere")
+        return resolved
+
+    monkeypatch.setattr(Path, "resolve", resolve_and_swap)
+    assert await refusal(allowed, f"file://{allowed}/below/a%20picture.jpg") == "unsupported_source"
+
+
+async def test_no_descriptor_is_left_open(allowed: Path) -> None:
+    before = len(list(Path("/dev/fd").iterdir()))
+    for place in ("good-link", "below/a picture.jpg", "large.jpg", "below", "missing/x", "below/a%20picture.jpg/x"):
+        try:
+            await read(allowed, f"file://{allowed}/{place}")
+        except (ItemBroken, NotYet):
+            continue
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize(
     "uri",
     [
-        "http://example.org/a.jpg",
-        "https://example.org/a.jpg",
-        "s3://bucket/a.jpg",
+        "FILE:///etc/passwd",
         "ftp://example.org/a.jpg",
         "file://example.org/a.jpg",
         "/etc/passwd",
@@ -162,6 +215,6 @@ async def test_pipe_is_not_waited_for(allowed: Path) -> None:
     writer = os.open(allowed / "pipe", os.O_RDWR)  # so that a reader that opens it does not hang in this test
     os.write(writer, b"x" * (LIMIT + 1))
     try:
-        assert await refusal(allowed, f"file://{allowed}/pipe") == "source_missing"
+        assert await refusal(allowed, f"file://{allowed}/pipe") == "unsupported_source"
     finally:
         os.close(writer)

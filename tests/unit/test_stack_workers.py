@@ -19,7 +19,7 @@ def names(**settings: object) -> list[str]:
 
 
 def test_each_worker_runs_once_by_default() -> None:
-    assert names() == ["worker-vision", "worker-indexer", "worker-search"]
+    assert names() == ["worker-vision", "worker-indexer", "worker-search", "worker-retry"]
     assert topics_for(StackSettings()) == DEFAULT_TOPICS
 
 
@@ -37,6 +37,7 @@ def test_processes_of_a_worker_have_names_of_their_own_and_one_group(tmp_path: P
         "worker-indexer",
         "worker-indexer-2",
         "worker-search",
+        "worker-retry",
     ]
     assert [worker.group for worker in workers].count("sightlog-vision") == 3
     launches = [worker.launch() for worker in workers]
@@ -55,6 +56,13 @@ def test_partitions_can_be_shared_evenly(processes: int, partitions: int) -> Non
     settings = StackSettings(vision_workers=processes, indexer_workers=1)
     made = {spec.name: spec.partitions for spec in topics_for(settings)}
     assert made == {spec.name: spec.partitions for spec in DEFAULT_TOPICS} | {"images": partitions}
+
+
+def test_retry_tiers_of_the_settings_get_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLOG_TOPIC_RETRY_TIERS", "10s,2s")
+    made = {spec.name: spec for spec in topics_for(StackSettings())}
+    assert made["images.retry.2s"].config == made["images.retry.10s"].config
+    assert made["images.retry.2s"].config["message.timestamp.type"] == "LogAppendTime"
 
 
 def test_a_stack_without_triton_leaves_the_choice_of_tritons_to_the_environment(
@@ -78,6 +86,6 @@ def test_vision_workers_share_what_was_tuned(tmp_path: Path, monkeypatch: pytest
     save_tuning(tmp_path, Tuning(machine_id(), digest, "cpu", vision_concurrency=100))
     settings = StackSettings(data_dir=tmp_path, vision_workers=3)
     shares = [worker.launch().env.get("SIGHTLOG_VISION_CONCURRENCY") for worker in workers_of(settings)]
-    assert shares == ["34", "34", "34", None, None]
+    assert shares == ["34", "34", "34", None, None, None]
     save_tuning(tmp_path, Tuning(machine_id(), "of other models", "cpu", vision_concurrency=100))
     assert "SIGHTLOG_VISION_CONCURRENCY" not in workers_of(settings)[0].launch().env

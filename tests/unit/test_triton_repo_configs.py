@@ -198,3 +198,14 @@ def test_only_a_picture_that_a_model_refused_counts_as_a_broken_item(
     message: str, expected: tuple[str, str] | None
 ) -> None:
     assert refused_item_code(message) == expected
+
+
+def test_what_ends_the_decoder_in_fault_tests_is_in_no_ordinary_repository() -> None:
+    manifest = load_manifest()
+
+    def parameters(settings: ServingSettings) -> str:
+        (model,) = (one for one in pipeline_models(manifest, settings) if one.name == "preprocess")
+        return str(model.to_protobuf().parameters["sightlog"].string_value)
+
+    assert "crash_on" not in parameters(ServingSettings())
+    assert json.loads(parameters(ServingSettings(crash_on=("ab",))))["crash_on"] == ["ab"]

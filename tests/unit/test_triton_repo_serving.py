@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -93,7 +95,7 @@ def manifest() -> ModelManifest:
     return load_manifest()
 
 
-def started(model: Any, manifest: ModelManifest, **parameters: int) -> Any:
+def started(model: Any, manifest: ModelManifest, **parameters: Any) -> Any:
     """As Triton starts it: from a version folder that holds the manifest."""
     config = {"parameters": {"sightlog": {"string_value": json.dumps(parameters)}}}
     folder = manifest.folder
@@ -171,3 +173,21 @@ def test_dali_gets_the_bytes_that_were_made_ready_for_it(serving: Any, manifest:
         assert answer["dali_image"].dtype == np.uint8
         assert answer["dali_image"].shape[0] == 1
         assert answer["dali_image"][0].tobytes() == dali_ready(file, 100_000_000)
+
+
+def test_only_a_file_that_a_fault_test_names_ends_the_process_that_decodes(
+    serving: Any, manifest: ModelManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+    monkeypatch.setattr(os, "abort", lambda: ended.append(True))
+    killer, good = encoded(photo("coffee.png").convert("RGB"), "JPEG"), encoded(photo("coffee.png"), "PNG")
+    model = started(
+        serving.PreprocessModel(), manifest, max_pixels=10**8, crash_on=[hashlib.sha256(killer).hexdigest()]
+    )
+    model.tensors(good)
+    assert ended == []
+    model.tensors(killer)
+    assert ended == [True]
+    model = started(serving.PreprocessModel(), manifest, max_pixels=10**8)
+    model.tensors(killer)
+    assert ended == [True], "nothing ends it by default"

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.delivery.failures import DependencyDown, ItemBroken
+from agents.delivery.failures import DependencyDown, ItemBroken, NotYet
 from agents.delivery.outbox import Outbox
+from agents.inference.quarantine import Quarantine
 from agents.inference.results import ImageInference
+from agents.inference.seen import Lookup, SeenPictures
 from agents.settings import AgentSettings
+from agents.sources.reader import SourceReader
 from agents.vision import Vision
 from models.manifest import load_manifest
 from sightlog.dead_letters import DeadLetter
-from sightlog.documents import EmbeddingDocument, log_version
-from sightlog.events import new_upload
+from sightlog.documents import EmbeddingDocument, ImageChange, ImageDeletion, ImageUpdate, log_version, read_change
+from sightlog.events import new_deletion, new_update, new_upload
 from tests.unit.deliveries import FakeProducer, record
 
 MANIFEST = load_manifest()
@@ -56,7 +59,13 @@ class FakeTriton:
 class Bench:
     """A vision agent between a fake Triton and a fake broker."""
 
-    def __init__(self, triton: FakeTriton, producer: FakeProducer | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        triton: FakeTriton,
+        producer: FakeProducer | None = None,
+        lookup: Lookup | None = None,
+        **settings: Any,
+    ) -> None:
         self.settings = AgentSettings.load(retry_first=1e-6, retry_limit=1e-6, **settings)
         self.triton = triton
         self.producer = producer or FakeProducer()
@@ -66,14 +75,21 @@ class Bench:
             dead_topic=self.settings.topics.dead,
             dead_inline_limit=self.settings.dead_letter_inline_limit,
             backoff=self.settings.backoff,
+            retry_topics=("images.retry.10s",),
         )
-        self.agent = Vision(self.settings, MANIFEST, triton, outbox)  # type: ignore[arg-type]
+        self.sources: Any = SourceReader(self.settings.folders, self.settings.max_image_bytes, self.settings.sources)
+        seer = Quarantine(triton, self.settings.backoff, spread_s=0)
+        self.agent = Vision(self.settings, MANIFEST, seer, self.sources, SeenPictures(2**20, lookup), outbox)
 
     @property
     def documents(self) -> dict[bytes | None, EmbeddingDocument]:
         sent = self.producer.sent_to(self.settings.topics.embedded)
         assert len({one.key for one in sent}) == len(sent)
         return {one.key: EmbeddingDocument.from_kafka(one.value) for one in sent}
+
+    @property
+    def changes(self) -> list[ImageChange]:
+        return [read_change(one.value) for one in self.producer.sent_to(self.settings.topics.embedded)]
 
     @property
     def letters(self) -> list[DeadLetter]:
@@ -176,7 +192,7 @@ async def test_bytes_above_the_limit_stay_at_the_origin() -> None:
         (b"jpeg", BINARY, b"\xff", "bad_image_id"),
         (b"jpeg", BINARY, b"k" * 501, "bad_image_id"),
         (b"jpeg", [*BINARY, ("ce_sha256", b"0" * 64)], b"k", "sha256_mismatch"),
-        (None, [*BINARY, ("ce_dataref", b"https://example.org/a.jpg")], b"k", "unsupported_source"),
+        (None, [*BINARY, ("ce_dataref", b"ftp://example.org/a.jpg")], b"k", "unsupported_source"),
         (None, [*BINARY, ("ce_dataref", b"file:///etc/passwd")], b"k", "source_not_allowed"),
         (None, [*BINARY, ("ce_dataref", b"file://[")], b"k", "unsupported_source"),
         (b"x" * 101, BINARY, b"k", "too_large"),
@@ -226,3 +242,74 @@ async def test_bug_is_not_swallowed() -> None:
     with pytest.raises(RuntimeError):
         await bench.agent.see([record(b"jpeg", BINARY, b"k")])
     assert bench.producer.sent == []
+
+
+async def test_update_and_deletion_pass_on_without_inference() -> None:
+    bench = Bench(FakeTriton())
+    updated, deleted = new_update(source="/s", tags=("a",)), new_deletion(source="/s", subject="image")
+    for structured in (False, True):
+        for offset, event in enumerate((updated, deleted), 7):
+            await bench.agent.see([record(*event.to_kafka(structured=structured), b"image", offset=offset)])
+    update, deletion = bench.changes[:2]
+    assert bench.changes[2:] == [update, deletion]
+    at = 1_700_000_000_123
+    assert isinstance(update, ImageUpdate)
+    assert (update.image_id, update.version, update.event_id) == ("image", log_version(at, 7), updated.id)
+    assert (update.tags, update.metadata, update.updated_at) == (("a",), None, updated.time)
+    assert isinstance(deletion, ImageDeletion)
+    assert (deletion.image_id, deletion.version, deletion.deleted_at) == ("image", log_version(at, 8), deleted.time)
+    assert {one.key for one in bench.producer.sent} == {b"image"}
+    assert bench.triton.asked == []
+
+
+@pytest.mark.parametrize("event", [new_update(source="/s", tags=()), new_deletion(source="/s")])
+async def test_change_of_no_image_is_a_dead_letter(event: Any) -> None:
+    bench = Bench(FakeTriton())
+    await bench.agent.see([record(*event.to_kafka())])
+    assert [letter.code for letter in bench.letters] == ["bad_image_id"]
+
+
+async def test_file_that_is_not_there_yet_is_tried_later_with_the_version_of_its_first_attempt() -> None:
+    bench = Bench(FakeTriton())
+    read = bench.sources.read
+    not_yet = NotYet("source_missing", "not there")
+
+    async def missing(event: Any) -> Any:
+        raise not_yet
+
+    bench.sources.read = missing
+    await bench.agent.see([record(b"jpeg", BINARY, b"k")])
+    (waiting,) = bench.producer.sent_to("images.retry.10s")
+    assert bench.documents == {}
+    bench.sources.read = read
+    back = record(waiting.value, waiting.headers, waiting.key, offset=99, timestamp_ms=1_800_000_000_000)
+    await bench.agent.see([back])
+    assert bench.documents[b"k"].version == log_version(1_700_000_000_123, 41) < log_version(1_800_000_000_000, 99)
+    bench.sources.read = missing
+    await bench.agent.see([back])
+    assert [letter.code for letter in bench.letters] == ["source_missing"]
+
+
+async def test_same_bytes_again_are_not_inferred_again_and_the_document_says_so() -> None:
+    bench = Bench(FakeTriton())
+    await bench.agent.see([record(b"jpeg", BINARY, key) for key in (b"1", b"2")])
+    await bench.agent.see([record(b"other", BINARY, b"3")])
+    assert bench.triton.asked == [b"jpeg", b"other"]
+    documents = bench.documents
+    assert [documents[key].reused for key in (b"1", b"2", b"3")] == [False, True, False]
+    first, second = documents[b"1"], documents[b"2"]
+    assert first.vector.tobytes() == second.vector.tobytes()
+    assert first.model_dump(mode="json", exclude={"image_id", "reused"}) == second.model_dump(
+        mode="json", exclude={"image_id", "reused"}
+    )
+
+
+async def test_what_the_index_knows_is_not_inferred() -> None:
+    async def known(sha256: str) -> ImageInference | None:
+        return seen(2) if sha256 == hashlib.sha256(b"jpeg").hexdigest() else None
+
+    bench = Bench(FakeTriton(), lookup=known)
+    await bench.agent.see([record(b"jpeg", BINARY, b"1"), record(b"other", BINARY, b"2")])
+    assert bench.triton.asked == [b"other"]
+    assert [bench.documents[key].reused for key in (b"1", b"2")] == [True, False]
+    assert len(bench.documents[b"1"].detections) == 2

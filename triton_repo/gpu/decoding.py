@@ -195,11 +195,11 @@ class Decoder(Generic[Job]):
 
 
 def _for_pillow(ready: bytes) -> bytes:
-    """Pillow reads uncompressed pictures, but uploads of that kind are not accepted: BMP is."""
+    """Pillow reads uncompressed pictures, but uploads of that kind are not accepted: PNG is."""
     if not ready.startswith(b"P6"):
         return ready
     file = io.BytesIO()
-    Image.open(io.BytesIO(ready), formats=("PPM",)).save(file, "BMP")
+    Image.open(io.BytesIO(ready), formats=("PPM",)).save(file, "PNG", compress_level=0)
     return file.getvalue()
 
 
