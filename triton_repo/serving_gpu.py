@@ -1,4 +1,4 @@
-"""What Triton's python backend runs in the profile `fused`: the whole pipeline of a GPU as one model."""
+"""What Triton's python backend runs in the profile `fused`: the pipeline of a GPU as one model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from triton_repo import contract
-from triton_repo.contract import ImageInference
+from triton_repo.contract import ImageInference, StepTensors
 from triton_repo.gpu.engine import Answer, Cancelled, Engine
 from triton_repo.gpu.networks import TextTower
 from triton_repo.gpu.streams import device_of
 from triton_repo.gpu_settings import GpuSettings
-from triton_repo.serving import RequestError, ServedModel, failure, one_picture, seen_answer
+from triton_repo.serving import ServedModel, failure, seen_answer, tensor
 from triton_repo.serving_onnx import TowerModel
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _LAST_REPLIES_S = 0.5
 
 
 class FusedModel(ServedModel):
-    """`image_pipeline`: takes requests without waiting for them, and answers each when its picture is done."""
+    """`fused_pipeline`: takes requests without waiting for them, and answers each when its picture is done."""
 
     def start(self) -> None:
         started = time.monotonic()
@@ -35,9 +35,8 @@ class FusedModel(ServedModel):
             self.manifest,
             GpuSettings.from_json(self.parameters["gpu"]),
             gpu=self.device,
-            max_pixels=int(self.parameters["max_pixels"]),
             broken=end_process,
-            progress=lambda line: print(f"image_pipeline: {line}, {time.monotonic() - started:.1f} s", flush=True),
+            progress=lambda line: print(f"fused_pipeline: {line}, {time.monotonic() - started:.1f} s", flush=True),
         )
         self._metrics = _Metrics(self._engine, self.device)
 
@@ -45,13 +44,10 @@ class FusedModel(ServedModel):
         """Answers come from other threads, through the requests' senders."""
         for request in requests:
             sender = request.get_response_sender()
-            try:
-                data = one_picture(request)
-            except RequestError as error:
-                _send(sender, failure(error))
-                continue
-            # The request is kept until it is answered, and with it its bytes in shared memory.
-            self._engine.submit(data, _Reply(request, sender), sender.is_cancelled)
+            ready = tensor(request, StepTensors.DALI_IMAGE)[0]
+            pixels = int(tensor(request, StepTensors.DALI_PIXELS)[0, 0])
+            # The request is kept until it is answered, and with it these bytes, which lie in shared memory.
+            self._engine.submit_ready(ready, pixels, _Reply(request, sender), sender.is_cancelled)
 
     def finalize(self) -> None:
         """Called by Triton before it ends or unloads the model."""
