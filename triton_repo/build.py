@@ -37,7 +37,7 @@ def build_repository(
     settings = settings or ServingSettings()
     native = _native(profile) if profile in NATIVE else None
     on_cpu = {model.name: model for model in pipeline_models(manifest, settings)}
-    for name in (*on_cpu, contract.DALI_READY):
+    for name in (*on_cpu, contract.DALI_READY, contract.FUSED_PIPELINE):
         shutil.rmtree(target / name, ignore_errors=True)
     (target / SERVER_FLAGS).unlink(missing_ok=True)
     for model in pipeline_models(manifest, settings, profile):
@@ -92,7 +92,7 @@ def _copy_sources(model: Model, manifest: ModelManifest, folder: Path) -> Path |
         contract.DETECTOR: [manifest.detector.onnx],
         contract.CLIP_IMAGE: [manifest.clip.image_onnx],
         contract.CLIP_TEXT: [manifest.clip.text_onnx],
-        contract.IMAGE_PIPELINE: [manifest.detector.onnx, manifest.clip.image_onnx],
+        contract.FUSED_PIPELINE: [manifest.detector.onnx, manifest.clip.image_onnx],
     }.get(model.name, [])
     for file in files:
         # Not a link: weights that are exported again would change under a server that is running or restarts.

@@ -42,7 +42,7 @@ def pipeline_models(
     tensors = Tensors(manifest)
     version = contract.serving_version(manifest.digest)
     if profile == "fused":
-        return fused_models(tensors, settings)
+        return fused_models(tensors, settings, version)
     if profile == "ensemble":
         return ensemble_models(tensors, settings, version)
     network = _NETWORKS[profile]

@@ -17,8 +17,10 @@ DETECTOR = "detector"
 BOX_EMBEDDER = "box_embedder"
 CLIP_IMAGE = "clip_image"
 CLIP_TEXT = "clip_text"
-#: Stands before `preprocess` where that is DALI.
+#: Stands before DALI, which refuses or misreads some files.
 DALI_READY = "dali_ready"
+#: All after it as one model, in the profile `fused`.
+FUSED_PIPELINE = "fused_pipeline"
 
 #: Tensors of `image_pipeline`.
 IMAGE = "image"
@@ -52,6 +54,7 @@ class StepTensors:
     """Names of the tensors between the steps; nobody outside the ensemble sees them."""
 
     DALI_IMAGE = "dali_image"
+    DALI_PIXELS = "dali_pixels"
     LETTERBOXED = "letterboxed"
     CENTRE = "centre"
     ORIGINAL = "original"

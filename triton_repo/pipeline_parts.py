@@ -24,6 +24,7 @@ class Tensors:
         # Bytes of a file. Not STRING, which Triton's DALI backend cannot read; ragged, because files differ in length.
         self.image = TensorSpec(contract.IMAGE, "UINT8", (-1,), ragged=True)
         self.dali_image = TensorSpec(StepTensors.DALI_IMAGE, "UINT8", (-1,), ragged=True)
+        self.dali_pixels = TensorSpec(StepTensors.DALI_PIXELS, "INT64", (1,))
         self.size = TensorSpec(contract.IMAGE_SIZE, "INT32", (2,))
         self.letterboxed = TensorSpec(StepTensors.LETTERBOXED, "UINT8", (canvas, canvas, 3))
         self.centre = TensorSpec(StepTensors.CENTRE, "UINT8", (side, side, 3))

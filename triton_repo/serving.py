@@ -17,7 +17,7 @@ from models.manifest import ModelManifest, load_manifest
 from sightlog.errors import SightlogError
 from triton_repo import contract
 from triton_repo.contract import PARAMETERS, ImageInference, StepTensors
-from triton_repo.dali_inputs import dali_ready
+from triton_repo.dali_inputs import dali_picture, dali_ready
 from triton_repo.steps import Detections, ImageSteps, Prepared
 
 
@@ -94,6 +94,17 @@ class DaliReadyModel(PictureModel):
 
     def tensors(self, data: bytes) -> dict[str, Any]:
         return {StepTensors.DALI_IMAGE: np.frombuffer(dali_ready(data, self._max_pixels), np.uint8)[None]}
+
+
+class SizedDaliReadyModel(DaliReadyModel):
+    """The same, and how many pixels the picture has."""
+
+    def tensors(self, data: bytes) -> dict[str, Any]:
+        ready, pixels = dali_picture(data, self._max_pixels)
+        return {
+            StepTensors.DALI_IMAGE: np.frombuffer(ready, np.uint8)[None],
+            StepTensors.DALI_PIXELS: np.array([[pixels]]),
+        }
 
 
 class BoxEmbedderModel(ServedModel):

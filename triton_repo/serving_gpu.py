@@ -1,9 +1,10 @@
-"""What Triton's python backend runs in the profile `fused`: the whole pipeline of a GPU as one model."""
+"""What Triton's python backend runs in the profile `fused`: the pipeline of a GPU as one model."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -13,31 +14,34 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from triton_repo import contract
-from triton_repo.contract import ImageInference
+from triton_repo.contract import ImageInference, StepTensors
 from triton_repo.gpu.engine import Answer, Cancelled, Engine
 from triton_repo.gpu.networks import TextTower
 from triton_repo.gpu.streams import device_of
 from triton_repo.gpu_settings import GpuSettings
-from triton_repo.serving import RequestError, ServedModel, failure, one_picture, seen_answer
+from triton_repo.serving import ServedModel, failure, seen_answer, tensor
 from triton_repo.serving_onnx import TowerModel
 
 _log = logging.getLogger(__name__)
 #: Time for replies to leave before a broken process ends.
 _LAST_REPLIES_S = 0.5
+#: Seconds until a thread that waits for Python's lock gets it from one that computes. With the usual 5 ms a batch on
+#: the GPU is over before the next one is on its way.
+_SWITCH_S = 0.0005
 
 
 class FusedModel(ServedModel):
-    """`image_pipeline`: takes requests without waiting for them, and answers each when its picture is done."""
+    """`fused_pipeline`: takes requests without waiting for them, and answers each when its picture is done."""
 
     def start(self) -> None:
         started = time.monotonic()
+        sys.setswitchinterval(_SWITCH_S)
         self._engine = Engine(
             self.manifest,
             GpuSettings.from_json(self.parameters["gpu"]),
             gpu=self.device,
-            max_pixels=int(self.parameters["max_pixels"]),
             broken=end_process,
-            progress=lambda line: print(f"image_pipeline: {line}, {time.monotonic() - started:.1f} s", flush=True),
+            progress=lambda line: print(f"fused_pipeline: {line}, {time.monotonic() - started:.1f} s", flush=True),
         )
         self._metrics = _Metrics(self._engine, self.device)
 
@@ -45,13 +49,10 @@ class FusedModel(ServedModel):
         """Answers come from other threads, through the requests' senders."""
         for request in requests:
             sender = request.get_response_sender()
-            try:
-                data = one_picture(request)
-            except RequestError as error:
-                _send(sender, failure(error))
-                continue
-            # The request is kept until it is answered, and with it its bytes in shared memory.
-            self._engine.submit(data, _Reply(request, sender), sender.is_cancelled)
+            ready = tensor(request, StepTensors.DALI_IMAGE)[0]
+            pixels = int(tensor(request, StepTensors.DALI_PIXELS)[0, 0])
+            # The request is kept until it is answered, and with it these bytes, which lie in shared memory.
+            self._engine.submit_ready(ready, pixels, _Reply(request, sender), sender.is_cancelled)
 
     def finalize(self) -> None:
         """Called by Triton before it ends or unloads the model."""
@@ -64,13 +65,7 @@ class _Reply:
         self._request, self._sender = request, sender
 
     def __call__(self, result: Answer) -> None:
-        if isinstance(result, ImageInference):
-            response = _response(result)
-        elif isinstance(result, Cancelled):
-            response = pb.InferenceResponse(error=pb.TritonError(str(result), pb.TritonError.CANCELLED))
-        else:
-            response = failure(result)
-        _send(self._sender, response)
+        self._sender.send(_response(result), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class GpuTextModel(TowerModel):
@@ -132,13 +127,13 @@ class _Metrics:
         return self._metrics[name]
 
 
-def _response(seen: ImageInference) -> Any:
-    size = np.array([[seen.width, seen.height]], np.int32)
-    return seen_answer(seen, seen.embedding[None], seen.object_embeddings, size)
-
-
-def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+def _response(result: Answer) -> Any:
+    if isinstance(result, ImageInference):
+        size = np.array([[result.width, result.height]], np.int32)
+        return seen_answer(result, result.embedding[None], result.object_embeddings, size)
+    if isinstance(result, Cancelled):
+        return pb.InferenceResponse(error=pb.TritonError(str(result), pb.TritonError.CANCELLED))
+    return failure(result)
 
 
 def end_process(error: BaseException) -> None:

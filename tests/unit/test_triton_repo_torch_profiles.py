@@ -48,11 +48,17 @@ def test_public_models_have_the_tensors_of_the_profile_for_cpu(manifest: ModelMa
         assert list(found[name].output) == list(expected[name].output)
 
 
-def test_each_step_of_the_ensemble_takes_only_what_an_earlier_one_made(manifest: ModelManifest) -> None:
-    models = {model.name: model for model in pipeline_models(manifest, ServingSettings(), "ensemble")}
+@pytest.mark.parametrize(
+    ("profile", "steps"),
+    [("fused", ["dali_ready", "fused_pipeline"]), ("ensemble", ["preprocess", "detector", "box_embedder"])],
+)
+def test_each_step_takes_only_what_an_earlier_one_made(
+    manifest: ModelManifest, profile: Profile, steps: list[str]
+) -> None:
+    models = {model.name: model for model in pipeline_models(manifest, ServingSettings(), profile)}
     ensemble = models["image_pipeline"]
     assert isinstance(ensemble, Ensemble)
-    assert [step.model for step in ensemble.steps] == ["preprocess", "detector", "box_embedder"]
+    assert [step.model for step in ensemble.steps] == steps
     known = {spec.name: spec for spec in ensemble.inputs}
     for step in ensemble.steps:
         assert step.version == serving_version(manifest.digest)
@@ -67,7 +73,7 @@ def test_each_step_of_the_ensemble_takes_only_what_an_earlier_one_made(manifest:
 def test_only_what_clients_reach_first_limits_its_queue(manifest: ModelManifest, profile: Profile) -> None:
     configs = configs_of(manifest, profile, ServingSettings(max_queue_size=7))
     limited = {name for name, one in configs.items() if one.dynamic_batching.default_queue_policy.max_queue_size == 7}
-    assert limited == {"image_pipeline" if profile == "fused" else "preprocess", "clip_text"}
+    assert limited == {"dali_ready" if profile == "fused" else "preprocess", "clip_text"}
 
 
 def test_steps_take_tensors_where_they_lie_on_each_gpu(manifest: ModelManifest) -> None:
@@ -109,4 +115,4 @@ def test_the_repository_tells_how_much_memory_its_server_needs(manifest: ModelMa
         assert not (tmp_path / name / "configs").exists()
     build_repository(manifest, tmp_path, replace(settings, gpu=GpuSettings()), "fused")
     assert not (tmp_path / SERVER_FLAGS).exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"image_pipeline", "clip_text"}
+    assert {path.name for path in tmp_path.iterdir()} == {"image_pipeline", "dali_ready", "fused_pipeline", "clip_text"}

@@ -31,11 +31,15 @@ class OutOfGpuMemory(RuntimeError):
     """One picture alone does not fit into what is left of the GPU's memory; later it may."""
 
 
+#: Bytes, or where they lie: uint8 [n].
+Encoded = bytes | npt.NDArray[np.uint8]
+
+
 class Decodable(Protocol):
     """What a batch consists of: `ready` is what `dali_ready` made of the file."""
 
     @property
-    def ready(self) -> bytes: ...
+    def ready(self) -> Encoded: ...
 
 
 Job = TypeVar("Job", bound=Decodable)
@@ -140,7 +144,7 @@ class Decoder(Generic[Job]):
         good, prepared = [], []
         for job in batch:
             try:
-                prepared.append(self._steps.prepare(_for_pillow(job.ready)))
+                prepared.append(self._steps.prepare(_for_pillow(bytes(job.ready))))
                 good.append(job)
             except ImageError as error:
                 self._refused(job, error)

@@ -25,7 +25,7 @@ from triton_repo.contract import ImageInference
 from triton_repo.dali_inputs import dali_picture
 from triton_repo.gpu.boxes import detections_of
 from triton_repo.gpu.crops import Cropper
-from triton_repo.gpu.decoding import Decoder, OutOfGpuMemory, Views
+from triton_repo.gpu.decoding import Decoder, Encoded, OutOfGpuMemory, Views
 from triton_repo.gpu.networks import Detector, ImageTower
 from triton_repo.gpu.streams import Mark, Stream, device_of
 from triton_repo.gpu_settings import GpuSettings
@@ -45,7 +45,7 @@ class EngineStopped(SightlogError):
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    ready: bytes
+    ready: Encoded
     pixels: int
     reply: Callable[[Answer], None]
     cancelled: Callable[[], bool]
@@ -128,6 +128,16 @@ class Engine:
         except ImageError as error:
             reply(error)
             return
+        self.submit_ready(ready, pixels, reply, cancelled)
+
+    def submit_ready(
+        self,
+        ready: Encoded,
+        pixels: int,
+        reply: Callable[[Answer], None],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """The same with a file that `dali_picture` made ready; it must stay as it is until the reply."""
         job = _Job(ready, pixels, reply, cancelled)
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < 2 * self._settings.batch or self._stopping)

@@ -1,4 +1,4 @@
-"""The Triton model `image_pipeline` of the profile `fused`."""
+"""The Triton model `fused_pipeline` of the profile `fused`."""
 
 from triton_repo.serving_gpu import FusedModel as TritonPythonModel
 
