@@ -32,7 +32,7 @@ def test_pictures_weigh_what_a_photograph_weighs_and_tell_their_objects() -> Non
 
 def test_the_same_arguments_make_the_same_pictures_in_any_number_of_processes() -> None:
     alone = make_pictures(3, SMALL, processes=1)
-    shared = make_pictures(3, SMALL, processes=2, start="fork")
+    shared = make_pictures(3, SMALL, processes=2)
     others = make_pictures(3, SMALL, seed=1, processes=1)
 
     assert [photo.jpeg for photo in alone] == [photo.jpeg for photo in shared]
