@@ -1,8 +1,8 @@
 """`bench agent`: a vision worker beside a bare loop that only consumes, asks and produces; Triton answers at once.
 
-The stand-in for Triton does not look at what it is sent, and runs in a process of its own, so the worker is the
-bottleneck. Everything else is real: the broker, the worker's process with its settings, 100 KB images inline. Both
-get the same records, in turns, which way it begins changes from round to round.
+Triton's model does not look at what it is sent, so the worker is the bottleneck. Everything is real: the broker,
+Triton, the worker's process with its settings, 100 KB images inline. Both get the same records, in turns, which way it
+begins changes from round to round.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 
 from agents.settings import AgentSettings
-from load_tests.backlog import broker, instant_triton, publish, vision_worker
-from load_tests.running import machine
+from load_tests.backlog import publish, vision_worker
+from load_tests.echo_triton import build_echo
+from load_tests.running import free_port_offset, machine
+from models.manifest import load_manifest
+from stack.kafka import ensure_topics
+from stack.local import LocalStack
+from stack.settings import StackSettings
 
 #: Bytes of an image.
 _SIZE = 100_000
@@ -50,7 +55,7 @@ def measure(console: Console, count: int = 2000) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="sightlog-bench-agent-"))
     runs: dict[str, list[Run]] = {"agent": [], "bare": []}
     try:
-        with broker(folder / "stack") as bootstrap, instant_triton(folder) as triton:
+        with _services(folder) as (bootstrap, triton):
             starts: dict[str, Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]] = {
                 "agent": lambda: vision_worker(bootstrap, triton, folder),
                 "bare": lambda: _bare_loop(bootstrap, triton, folder),
@@ -76,6 +81,20 @@ def measure(console: Console, count: int = 2000) -> dict[str, Any]:
         "concurrency": AgentSettings.load().vision_concurrency,
         "machine": machine(),
     }
+
+
+@contextmanager
+def _services(folder: Path) -> Iterator[tuple[str, str]]:
+    """The addresses of a broker and of a Triton that answers at once."""
+    repository = build_echo(load_manifest(AgentSettings.load().model_folder), folder / "models")
+    settings = StackSettings(components=("kafka", "triton"), workers=False, triton_repository=repository)
+    stack = LocalStack(folder / "stack", port_offset=free_port_offset(), settings=settings)
+    stack.up()
+    try:
+        ensure_topics(stack.endpoints().kafka)
+        yield stack.endpoints().kafka, stack.endpoints().triton_grpc
+    finally:
+        stack.down(wipe=True)
 
 
 def _run(bootstrap: str, count: int, start: Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]) -> Run:

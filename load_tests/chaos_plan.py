@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import orjson
 
+from load_tests.publishing import distinct
 from models.photos import Photo, photos
 from sightlog.events import ImageUploaded, new_deletion, new_update, new_upload
 
@@ -113,7 +114,8 @@ class Events:
             fields = ({"tags": tags}, {"metadata": metadata}, {"tags": tags, "metadata": metadata})[planned.choice % 3]
             value, headers = new_update(source="/chaos", **fields).to_kafka()
         else:
-            value, headers = self.upload(self._picture(planned).jpeg).to_kafka()
+            # Bytes that come again are not inferred again.
+            value, headers = self.upload(distinct(self._picture(planned).jpeg)).to_kafka()
         return Outgoing(key, value, headers)
 
     def upload(self, data: bytes) -> ImageUploaded:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import psutil
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import Consumer, KafkaError, Message, Producer
+from opensearchpy import OpenSearchException
 from rich.console import Console
 from rich.progress import Progress
 
+from agents.audit.log import LogRecord, pairs
 from agents.settings import AgentSettings
 from load_tests.hostile_corpus import INDEXED, Corpus, Mutant
 from load_tests.running import forget, stack_for_bench
+from sightlog.client import consumer_at_end
 from sightlog.dead_letters import DeadLetter
-from sightlog.documents import IndexReceipt
+from sightlog.documents import IndexReceipt, log_version
 from sightlog.errors import ContractError, SightlogError
 from sightlog.events import parse_event
 from sightlog.follow import Follower
+from sightlog.history import History
 from sightlog.settings import MAX_RECORD_BYTES
 from stack.local import LocalStack
 
@@ -57,8 +63,9 @@ def measure(console: Console, count: int = 2000, seed: int = _SEED) -> dict[str,
             after = processes(stack)
             grown = {name: now - memory[name] for name, now in worker_memory_mb(stack).items() if name in memory}
         finally:
-            for used in (tag, f"{tag}-warm"):
-                forget(settings, used)
+            with suppress(OpenSearchException):
+                for used in (tag, f"{tag}-warm"):
+                    forget(settings, used)
             for file in folder.glob("*"):
                 file.unlink()
             folder.rmdir()
@@ -82,9 +89,13 @@ def publish(console: Console, settings: AgentSettings, corpus: Corpus) -> Outcom
     """Publish a corpus and wait until every event has an outcome, or nothing happens any more."""
     # Several events may be of one image: those that name none of their own, by the digest of their bytes.
     by_offset: dict[tuple[int, int], Mutant] = {}
-    by_image: dict[str, Mutant] = {}
+    by_version: dict[tuple[str, int], Mutant] = {}
     outcomes = Outcomes()
-    with Follower(settings) as follower, Progress(console=console) as progress:
+    with (
+        Follower(settings) as follower,
+        closing(consumer_at_end(settings.kafka, *settings.topics.retry_delays)) as tiers,
+        Progress(console=console) as progress,
+    ):
         task = progress.add_task("published")
         producer = _producer(settings)
         for mutant in corpus:
@@ -92,10 +103,11 @@ def publish(console: Console, settings: AgentSettings, corpus: Corpus) -> Outcom
             def delivered(error: KafkaError | None, message: Message, mutant: Mutant = mutant) -> None:
                 if error is not None:
                     raise SightlogError(f"{mutant.name} could not be published: {error.str()}")
-                by_offset[int(message.partition() or 0), int(message.offset() or 0)] = mutant
+                offset = int(message.offset() or 0)
+                by_offset[int(message.partition() or 0), offset] = mutant
+                if (image_id := _image_id(mutant)) is not None:
+                    by_version[image_id, log_version(message.timestamp()[1], offset)] = mutant
 
-            if (image_id := _image_id(mutant)) is not None:
-                by_image[image_id] = mutant
             producer.produce(
                 settings.topics.images, mutant.value, mutant.key, headers=[*mutant.headers], on_delivery=delivered
             )
@@ -108,7 +120,12 @@ def publish(console: Console, settings: AgentSettings, corpus: Corpus) -> Outcom
         while len(outcomes.found) < len(by_offset) and time.monotonic() - heard < _PATIENCE_S:
             for _key, outcome in follower.outcomes_at_hand():
                 heard = time.monotonic()
-                _account(outcome, by_offset, by_image, outcomes)
+                _account(outcome, by_offset, by_version, outcomes)
+            for history in _postponed(tiers):
+                heard = time.monotonic()
+                mutant = by_offset.get((history.origin.partition, history.origin.offset))
+                if mutant is not None:
+                    _conclude(mutant, history.hops[-1].code, outcomes)
             progress.update(task, completed=len(outcomes.found))
     outcomes.unaccounted = [m.name for m in by_offset.values() if m.name not in outcomes.found]
     return outcomes
@@ -117,17 +134,29 @@ def publish(console: Console, settings: AgentSettings, corpus: Corpus) -> Outcom
 def _account(
     outcome: IndexReceipt | DeadLetter,
     by_offset: dict[tuple[int, int], Mutant],
-    by_image: dict[str, Mutant],
+    by_version: dict[tuple[str, int], Mutant],
     outcomes: Outcomes,
 ) -> None:
     if isinstance(outcome, DeadLetter):
         mutant, became = by_offset.get((outcome.origin.partition, outcome.origin.offset)), outcome.code
     else:
-        mutant, became = by_image.get(outcome.image_id), INDEXED
+        mutant, became = by_version.get((outcome.image_id, outcome.version)), INDEXED
     if mutant is not None:
-        outcomes.found[mutant.name] = became
-        if mutant.expected and became not in mutant.expected:
-            outcomes.wrong[mutant.name] = f"{became}, not {' or '.join(sorted(mutant.expected))}"
+        _conclude(mutant, became, outcomes)
+
+
+def _conclude(mutant: Mutant, became: str, outcomes: Outcomes) -> None:
+    outcomes.found[mutant.name] = became
+    if mutant.expected and became not in mutant.expected:
+        outcomes.wrong[mutant.name] = f"{became}, not {' or '.join(sorted(mutant.expected))}"
+
+
+def _postponed(tiers: Consumer) -> Iterator[History]:
+    """What waits in a retry tier: its file may still come, so it is accounted for as long as the tier has it."""
+    for message in tiers.consume(500, timeout=0.1):
+        if message.error() is None:
+            if history := History.from_headers(pairs(cast(LogRecord, message).headers() or [])):
+                yield history
 
 
 def _image_id(mutant: Mutant) -> str | None:

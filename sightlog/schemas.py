@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 from pydantic.json_schema import GenerateJsonSchema
 
-from sightlog.dead_letters import DeadLetter
+from sightlog.dead_letters import DeadLetter, Resolution
 from sightlog.documents import EmbeddingDocument, ImageDeletion, ImageUpdate, IndexReceipt
 from sightlog.events import EVENTS
 from sightlog.fields import Contract
@@ -24,6 +24,7 @@ CONTRACTS: dict[str, type[Contract]] = {
     "search-request.v1": SearchRequest,
     "search-reply.v1": SearchReply,
     "dead-letter.v1": DeadLetter,
+    "dead-letter-resolution.v1": Resolution,
 }
 
 

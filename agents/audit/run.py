@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from agents.audit.indices import IndexReader
 from agents.audit.ledger import Ledger
-from agents.audit.log import LogLoader, LogReader, Snapshot
+from agents.audit.loading import LogLoader
+from agents.audit.log import LogReader, Snapshot
 from agents.audit.repair import Repair, Repaired
 from agents.index.connection import connect
 from agents.settings import AgentSettings

@@ -21,6 +21,7 @@ from sightlog.events import new_upload
 from sightlog.follow import Follower, Outcome
 from sightlog.ingest import file_upload
 from sightlog.search import SearchFilters, SearchRequest
+from sightlog.settings import MAX_RECORD_BYTES
 from tests.pictures import bomb, good_pictures, truncated_jpeg
 
 BINARY = {"ce_specversion": b"1.0", "ce_type": b"image.uploaded.v1", "ce_id": b"1", "ce_source": b"/test"}
@@ -61,10 +62,10 @@ def test_every_kind_of_picture_becomes_searchable(settings: AgentSettings, clien
 def test_an_indexed_picture_finds_itself_first(settings: AgentSettings, client: Client) -> None:
     tag = uuid.uuid4().hex
     made = {f"{tag}-{number}": photo for number, photo in enumerate(photos(12, 21, [(800, 600), (2400, 1800)]))}
-    with Follower(settings) as follower:
+    generous = settings.model_copy(update={"inline_limit": MAX_RECORD_BYTES // 2})
+    with Follower(settings) as follower, Client(generous) as publisher:
         for image_id, photo in made.items():
-            client.publish_async(new_upload(photo.jpeg, source="/test", tags=(tag,)), key=image_id)
-        client.flush()
+            publisher.publish(new_upload(photo.jpeg, source="/test", tags=(tag,)), key=image_id)
         assert {type(outcome) for _id, outcome in follower.outcomes(made)} == {IndexReceipt}
     for image_id, photo in made.items():
         reply = client.search(SearchRequest(image=photo.jpeg, k=3, filters=SearchFilters(tags=(tag,))), timeout=30)

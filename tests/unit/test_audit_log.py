@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from agents.audit.ledger import Ledger
-from agents.audit.log import LogLoader, LogReader, LogRecord, Snapshot, Span
+from agents.audit.loading import LogLoader
+from agents.audit.log import LogReader, LogRecord, Snapshot, Span
 from sightlog.dead_letters import DeadLetter, Resolution
 from sightlog.documents import log_version
 from sightlog.events import new_deletion, new_update, new_upload
