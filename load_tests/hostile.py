@@ -123,9 +123,9 @@ def publish(console: Console, settings: AgentSettings, corpus: Corpus) -> Outcom
                 _account(outcome, by_offset, by_version, outcomes)
             for history in _postponed(tiers):
                 heard = time.monotonic()
-                mutant = by_offset.get((history.origin.partition, history.origin.offset))
-                if mutant is not None:
-                    _conclude(mutant, history.hops[-1].code, outcomes)
+                place = history.origin.partition, history.origin.offset
+                if place in by_offset:
+                    _conclude(by_offset[place], history.hops[-1].code, outcomes)
             progress.update(task, completed=len(outcomes.found))
     outcomes.unaccounted = [m.name for m in by_offset.values() if m.name not in outcomes.found]
     return outcomes
@@ -154,9 +154,9 @@ def _conclude(mutant: Mutant, became: str, outcomes: Outcomes) -> None:
 def _postponed(tiers: Consumer) -> Iterator[History]:
     """What waits in a retry tier: its file may still come, so it is accounted for as long as the tier has it."""
     for message in tiers.consume(500, timeout=0.1):
-        if message.error() is None:
-            if history := History.from_headers(pairs(cast(LogRecord, message).headers() or [])):
-                yield history
+        headers = cast(LogRecord, message).headers() or []
+        if message.error() is None and (history := History.from_headers(pairs(headers))):
+            yield history
 
 
 def _image_id(mutant: Mutant) -> str | None:
