@@ -262,10 +262,11 @@ class LocalStack:
         return f"{name} did not start: {reason}. {log_excerpt(self.log_path(name))}"
 
     def _await_end_of_stopping(self) -> None:
-        """A supervisor that is on its way out is waited for, not reported as running."""
+        """A supervisor that is on its way out is waited for, not reported as running; a killed one too."""
         while self._file.supervised():
             state = self._file.read()
-            if state is None or state.status not in ("stopping", "stopped"):
+            leaving = state is not None and state.status in ("stopping", "stopped")
+            if state is None or (not leaving and identified(state.pid, state.started)):
                 return
             time.sleep(POLL_S)
 

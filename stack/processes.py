@@ -52,7 +52,8 @@ def identified(pid: int | None, started: float | None) -> psutil.Process | None:
         process = psutil.Process(pid)
         if abs(process.create_time() - started) > START_TOLERANCE_S:
             return None
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
+        # A process that is on its way out has no memory any more, but still holds its files and locks.
+        return process if process.status() != psutil.STATUS_ZOMBIE and process.cmdline() else None
     except psutil.Error:
         return None
 
