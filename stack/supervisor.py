@@ -74,9 +74,8 @@ class Supervisor:
             await self._stop([*tending, asking])
 
     async def _tend_workers(self) -> None:
-        """Workers need the log for their first start; for all else, and later for the log too, they wait themselves."""
-        log = [child for child in self._services if child.component.name == "kafka"]
-        while not all(child.state.status == "ready" for child in log):
+        """Workers need every service for their first start; later they wait for a service themselves."""
+        while not all(child.state.status == "ready" for child in self._services):
             await asyncio.sleep(TICK_S)
         await asyncio.gather(*(child.tend() for child in self._workers))
 
