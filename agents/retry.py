@@ -23,6 +23,7 @@ from agents.delivery.failures import ItemBroken
 from agents.delivery.outbox import Outbox
 from agents.delivery.records import Record
 from agents.settings import AgentSettings
+from sightlog.events import consumed_headers
 from sightlog.history import History
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ def _record(message: Message) -> Record:
         timestamp_ms=message.timestamp()[1],
         key=message.key(),
         value=message.value(),
-        headers=[(name, content or b"") for name, content in cast("_Headers", message.headers() or [])],
+        headers=consumed_headers(cast("_Headers", message.headers())),
     )
 
 

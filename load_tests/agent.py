@@ -7,11 +7,9 @@ begins changes from round to round.
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +23,10 @@ from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 
 from agents.settings import AgentSettings
-from load_tests.backlog import publish, vision_worker
+from load_tests.backlog import publish, running_module, services, vision_worker
 from load_tests.echo_triton import build_echo
-from load_tests.running import free_port_offset, machine
+from load_tests.running import machine
 from models.manifest import load_manifest
-from stack.kafka import ensure_topics
-from stack.local import LocalStack
 from stack.settings import StackSettings
 
 #: Bytes of an image.
@@ -88,13 +84,8 @@ def _services(folder: Path) -> Iterator[tuple[str, str]]:
     """The addresses of a broker and of a Triton that answers at once."""
     repository = build_echo(load_manifest(AgentSettings.load().model_folder), folder / "models")
     settings = StackSettings(components=("kafka", "triton"), workers=False, triton_repository=repository)
-    stack = LocalStack(folder / "stack", port_offset=free_port_offset(), settings=settings)
-    stack.up()
-    try:
-        ensure_topics(stack.endpoints().kafka)
-        yield stack.endpoints().kafka, stack.endpoints().triton_grpc
-    finally:
-        stack.down(wipe=True)
+    with services(folder / "stack", settings) as endpoints:
+        yield endpoints.kafka, endpoints.triton_grpc
 
 
 def _run(bootstrap: str, count: int, start: Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]) -> Run:
@@ -140,18 +131,6 @@ def _watched(bootstrap: str) -> Iterator[Callable[[], int]]:
         consumer.close()
 
 
-@contextmanager
-def _bare_loop(bootstrap: str, triton: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _bare_loop(bootstrap: str, triton: str, folder: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
     concurrency = str(AgentSettings.load().vision_concurrency)
-    command = [sys.executable, "-m", "load_tests.bare_agent", bootstrap, triton, concurrency]
-    with (folder / "bare.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return running_module(folder / "bare.log", "load_tests.bare_agent", bootstrap, triton, concurrency)

@@ -28,6 +28,7 @@ from sightlog.events import new_upload
 from sightlog.settings import MAX_RECORD_BYTES
 from stack.kafka import ensure_topics, group_lag
 from stack.local import LocalStack
+from stack.ports import Endpoints
 from stack.settings import StackSettings
 
 DEFAULT_EVENTS = 200_000
@@ -81,12 +82,18 @@ def figures(samples: Sequence[Sample], events: int, seconds: float) -> dict[str,
 @contextmanager
 def broker(data_dir: Path) -> Iterator[str]:
     """The address of a Kafka of its own."""
-    settings = StackSettings(components=("kafka",), workers=False)
+    with services(data_dir, StackSettings(components=("kafka",), workers=False)) as endpoints:
+        yield endpoints.kafka
+
+
+@contextmanager
+def services(data_dir: Path, settings: StackSettings) -> Iterator[Endpoints]:
+    """The addresses of a stack of its own that has a broker, with all topics."""
     local = LocalStack(data_dir, port_offset=free_port_offset(), settings=settings)
     local.up()
     try:
         ensure_topics(local.endpoints().kafka)
-        yield local.endpoints().kafka
+        yield local.endpoints()
     finally:
         local.down(wipe=True)
 
@@ -143,7 +150,7 @@ def instant_triton(folder: Path) -> Iterator[str]:
     """The address of a stand-in for Triton."""
     file = folder / "port"
     file.unlink(missing_ok=True)
-    with _process(folder / "triton.log", "load_tests.instant_triton", str(file)):
+    with running_module(folder / "triton.log", "load_tests.instant_triton", str(file)):
         deadline = time.monotonic() + 30
         while not file.exists():
             if time.monotonic() > deadline:
@@ -161,8 +168,8 @@ def vision_worker(bootstrap: str, triton: str, folder: Path) -> Iterator[subproc
         "SIGHTLOG_DATA_DIR": str(folder),
         "SIGHTLOG_REUSE_LOOKUP": "false",
     }
-    with _process(folder / "worker.log", "sightlog", "worker", "vision", environment=environment) as process:
-        yield process
+    with running_module(folder / "worker.log", "sightlog", "worker", "vision", environment=environment) as worker:
+        yield worker
 
 
 def _lag(bootstrap: str, count: int) -> int:
@@ -173,17 +180,20 @@ def _lag(bootstrap: str, count: int) -> int:
 
 
 @contextmanager
-def _process(log: Path, *module: str, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running_module(
+    log: Path, *module: str, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python module with its arguments, run until the end of the block."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        running = subprocess.Popen(
             [sys.executable, "-m", *module], stdout=output, stderr=output, env={**os.environ, **(environment or {})}
         )
     try:
-        yield process
+        yield running
     finally:
-        process.terminate()
+        running.terminate()
         try:
-            process.wait(20)
+            running.wait(20)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            running.kill()
+            running.wait()

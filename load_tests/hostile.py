@@ -16,7 +16,7 @@ from opensearchpy import OpenSearchException
 from rich.console import Console
 from rich.progress import Progress
 
-from agents.audit.log import LogRecord, pairs
+from agents.audit.log import LogRecord
 from agents.settings import AgentSettings
 from load_tests.hostile_corpus import INDEXED, Corpus, Mutant
 from load_tests.running import forget, stack_for_bench
@@ -24,7 +24,7 @@ from sightlog.client import consumer_at_end
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt, log_version
 from sightlog.errors import ContractError, SightlogError
-from sightlog.events import parse_event
+from sightlog.events import consumed_headers, parse_event
 from sightlog.follow import Follower
 from sightlog.history import History
 from sightlog.settings import MAX_RECORD_BYTES
@@ -87,7 +87,7 @@ def measure(console: Console, count: int = 2000, seed: int = _SEED) -> dict[str,
 
 def publish(console: Console, settings: AgentSettings, corpus: Corpus) -> Outcomes:
     """Publish a corpus and wait until every event has an outcome, or nothing happens any more."""
-    # Several events may be of one image: those that name none of their own, by the digest of their bytes.
+    # By version, because several events may be of one image: those that name none have the digest of their bytes.
     by_offset: dict[tuple[int, int], Mutant] = {}
     by_version: dict[tuple[str, int], Mutant] = {}
     outcomes = Outcomes()
@@ -154,8 +154,8 @@ def _conclude(mutant: Mutant, became: str, outcomes: Outcomes) -> None:
 def _postponed(tiers: Consumer) -> Iterator[History]:
     """What waits in a retry tier: its file may still come, so it is accounted for as long as the tier has it."""
     for message in tiers.consume(500, timeout=0.1):
-        headers = cast(LogRecord, message).headers() or []
-        if message.error() is None and (history := History.from_headers(pairs(headers))):
+        headers = cast(LogRecord, message).headers()
+        if message.error() is None and (history := History.from_headers(consumed_headers(headers))):
             yield history
 
 

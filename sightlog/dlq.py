@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import orjson
@@ -57,6 +57,12 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+def _closing(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what closes letters."""
+    command = click.option("--dry-run", is_flag=True, help="Only tell which.")(command)
+    return _selection(click.option("--all", "everything", is_flag=True, help="All open letters.")(command))
 
 
 def _chosen(entries: list[Entry], ids: tuple[str, ...], causes: tuple[str, ...], since: datetime | None) -> list[Entry]:
@@ -181,17 +187,8 @@ def _plain(text: str) -> str:
 
 
 @dlq.command()
-@_selection
-@click.option("--all", "everything", is_flag=True, help="All open letters.")
-@click.option("--dry-run", is_flag=True, help="Only tell which.")
-def replay(
-    ids: tuple[str, ...],
-    causes: tuple[str, ...],
-    since: datetime | None,
-    as_json: bool,
-    everything: bool,
-    dry_run: bool,
-) -> None:
+@_closing
+def replay(**chosen: Any) -> None:
     """Send events through the front door again, and close their letters.
 
     An event keeps the version of its first publication: it never overwrites what is newer, and doing this twice changes
@@ -203,21 +200,12 @@ def replay(
       sightlog dlq replay --id images/3/41 --id images/0/7
       sightlog dlq replay --all --dry-run
     """
-    _close(ids, causes, since, as_json, everything, dry_run, "replayed")
+    _close("replayed", **chosen)
 
 
 @dlq.command()
-@_selection
-@click.option("--all", "everything", is_flag=True, help="All open letters.")
-@click.option("--dry-run", is_flag=True, help="Only tell which.")
-def drop(
-    ids: tuple[str, ...],
-    causes: tuple[str, ...],
-    since: datetime | None,
-    as_json: bool,
-    everything: bool,
-    dry_run: bool,
-) -> None:
+@_closing
+def drop(**chosen: Any) -> None:
     """Close letters for good; they stay in the topic as long as it keeps them.
 
     \b
@@ -225,17 +213,18 @@ def drop(
       sightlog dlq drop --cause undecodable
       sightlog dlq drop --id search.requests/1/90 --dry-run
     """
-    _close(ids, causes, since, as_json, everything, dry_run, "dropped")
+    _close("dropped", **chosen)
 
 
 def _close(
+    action: Literal["replayed", "dropped"],
+    *,
     ids: tuple[str, ...],
     causes: tuple[str, ...],
     since: datetime | None,
     as_json: bool,
     everything: bool,
     dry_run: bool,
-    action: Any,
 ) -> None:
     if not (ids or causes or since or everything):
         raise click.UsageError("choose letters with --id, --cause or --since, or take --all")

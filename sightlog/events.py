@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -168,6 +168,11 @@ def _header(value: Any) -> bytes:
     if isinstance(value, list):
         return ",".join(value).encode()
     return orjson.dumps(value)
+
+
+def consumed_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> list[tuple[str, bytes]]:
+    """Headers of a consumed record; one without a value is empty. Kafka clients hand out None where there are none."""
+    return [(name, content or b"") for name, content in headers or ()]
 
 
 def new_upload(data: bytes | None = None, *, source: str, **attributes: Any) -> ImageUploaded:

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from sightlog.dead_letters import DeadLetter, Resolution
 from sightlog.errors import ContractError, SightlogError
-from sightlog.events import OutgoingHeaders
+from sightlog.events import OutgoingHeaders, consumed_headers
 from sightlog.fields import now
 from sightlog.history import Origin, without_history
 from sightlog.log_reader import LogReader
@@ -130,8 +130,8 @@ class LetterBox:
             )
         if message.timestamp()[1] != origin.timestamp_ms:
             raise NotReplayable(f"{origin} is another record today: the topic was made anew")
-        headers: Any = message.headers() or []
-        return Original(message.key(), message.value(), [(name, content or b"") for name, content in headers])
+        headers: Any = message.headers()
+        return Original(message.key(), message.value(), consumed_headers(headers))
 
     def replay(self, place: Origin, letter: DeadLetter, told: Callable[[str | None], None]) -> None:
         """Send the event to the topic that it came from, and close the letter once the broker has it.

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from agents.audit.ledger import Busy, EventRow, Kind, Ledger, LetterRow
-from agents.audit.log import LogReader, LogRecord, Snapshot, Span, pairs
+from agents.audit.log import LogReader, LogRecord, Snapshot, Span
 from sightlog.documents import log_version
 from sightlog.errors import ContractError
 from sightlog.events import (
@@ -20,6 +20,7 @@ from sightlog.events import (
     IMAGE_UPLOADED,
     MAX_IMAGE_ID_BYTES,
     STRUCTURED_CONTENT_TYPE,
+    consumed_headers,
     parse_event,
 )
 from sightlog.history import HISTORY_HEADER, History
@@ -97,7 +98,7 @@ class LogLoader:
 
     def _load_waiting(self, spans: Mapping[str, Mapping[int, Span]], told: Callable[[int], None]) -> None:
         for messages in self._reader.records(spans):
-            histories = (History.from_headers(pairs(message.headers() or [])) for message in messages)
+            histories = (History.from_headers(consumed_headers(message.headers())) for message in messages)
             self._ledger.waiting((found.origin.partition, found.origin.offset) for found in histories if found)
             told(len(messages))
 
@@ -157,7 +158,7 @@ def _event(message: LogRecord, headers: list[tuple[str, bytes | None]], busy: Bu
         with contextlib.suppress(UnicodeDecodeError):
             return EventRow(partition, offset, key.decode(), version, Kind.UPLOADED, True, True, busy)
     try:
-        event: Any = parse_event(message.value(), pairs(headers))
+        event: Any = parse_event(message.value(), consumed_headers(headers))
         image_id = event.image_id(key)
     except ContractError:
         return EventRow(partition, offset, None, version, Kind.UNREADABLE, False, False, busy)
@@ -180,7 +181,7 @@ def _history(message: LogRecord, headers: list[tuple[str, bytes | None]], versio
     """As the agents read it: only of this topic, and never of later than the record itself."""
     if not any(name == HISTORY_HEADER for name, _ in headers):
         return None
-    found = History.from_headers(pairs(headers))
+    found = History.from_headers(consumed_headers(headers))
     if found is None or found.origin.topic != topic:
         return None
     return found if log_version(found.origin.timestamp_ms, found.origin.offset) <= version else None

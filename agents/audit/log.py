@@ -186,8 +186,3 @@ class LogReader:
     def _offset_at(consumer: Consumer, part: TopicPartition, since_ms: int, end: int) -> int:
         found = consumer.offsets_for_times([TopicPartition(part.topic, part.partition, since_ms)], timeout=_TIMEOUT_S)
         return found[0].offset if found[0].offset >= 0 else end
-
-
-def pairs(headers: list[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
-    """Headers as the agents see them."""
-    return [(name, content or b"") for name, content in headers]

@@ -15,10 +15,11 @@ import orjson
 
 from agents.audit.indices import IndexReader
 from agents.audit.ledger import Ledger, batches
-from agents.audit.log import LogReader, LogRecord, pairs
+from agents.audit.log import LogReader, LogRecord
 from agents.delivery.producer import ConfirmedProducer
 from agents.index.connection import translated_failures
 from agents.settings import AgentSettings
+from sightlog.events import consumed_headers
 from sightlog.fields import now
 from sightlog.history import History, Origin, without_history
 from sightlog.settings import MAX_RECORD_BYTES
@@ -79,7 +80,7 @@ class Repair:
                 if message is None:
                     done = replace(done, gone=done.gone + 1)
                     continue
-                headers = pairs(message.headers() or [])
+                headers = consumed_headers(message.headers())
                 history = History(origin=_origin(topic, message), attempts=0, first_failed_at=now())
                 again: Any = [*without_history(headers), history.replayed(now()).to_header()]
                 await producer.send(topic, message.value(), key=message.key(), headers=again)

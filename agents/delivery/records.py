@@ -10,7 +10,7 @@ from typing import Any
 from faust.types import EventT
 
 from sightlog.documents import log_version
-from sightlog.events import Headers
+from sightlog.events import Headers, consumed_headers
 from sightlog.history import History, Origin
 
 
@@ -64,7 +64,7 @@ class Record:
         """The record behind a Faust event; the topic must use raw serializers."""
         message = event.message
         # A list of pairs from aiokafka; typed more loosely by Faust.
-        headers: Any = message.headers or ()
+        headers: Any = message.headers
         return cls(
             topic=message.topic,
             partition=message.partition,
@@ -73,7 +73,7 @@ class Record:
             timestamp_ms=round(message.timestamp * 1000),
             key=message.key,
             value=message.value,
-            headers=[(name, content or b"") for name, content in headers],
+            headers=consumed_headers(headers),
         )
 
 
