@@ -46,7 +46,7 @@ class Run:
     cpu_ms_per_image: float
 
 
-def measure(console: Console, count: int = 2000) -> dict[str, Any]:
+def measure(console: Console, count: int = 4000) -> dict[str, Any]:
     """Images/s and CPU of both; `ratio`: of the throughputs, median over the rounds. `count`: images of a round."""
     folder = Path(tempfile.mkdtemp(prefix="sightlog-bench-agent-"))
     runs: dict[str, list[Run]] = {"agent": [], "bare": []}

@@ -56,7 +56,15 @@ async def run(bootstrap: str, triton: str, concurrency: int) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "auto.offset.reset": "earliest"})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": GROUP,
+            "auto.offset.reset": "earliest",
+            # By default 64 MiB: a short round would be in memory before the clock starts.
+            "queued.max.messages.kbytes": 16 * 1024,
+        }
+    )
     consumer.subscribe(["images"])
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "acks": "all"})
     outputs = [InferRequestedOutput(name) for name in contract.IMAGE_OUTPUTS]

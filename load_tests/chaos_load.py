@@ -18,6 +18,9 @@ from sightlog.settings import MAX_RECORD_BYTES, ClientSettings
 
 #: Events that are kept for each fault that is still to come: without load a fault proves nothing.
 _KEPT = 4
+#: Events/s at most while there are faults: well below what two cores carry, since a stack without room to spare
+#: could never catch up with what came while a part of it was away.
+_MOST = 10.0
 #: Once the last fault is over nothing is won by going on slowly.
 _FAST = 40.0
 
@@ -52,7 +55,7 @@ class Pace:
         spent = time.monotonic() - self._began
         # The guess counts like one fault.
         each = (self._expected_s + spent) / (self._passed + 1 + (spent > 0))
-        return max(each * to_come, 1.0) / max(left, 1)
+        return max(each * to_come / max(left, 1), 1 / _MOST)
 
 
 @dataclass

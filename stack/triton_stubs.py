@@ -178,7 +178,10 @@ def stubs_of(server: int) -> tuple[Stub, ...]:
         with contextlib.suppress(psutil.Error):
             # Names are cut to 15 characters by the kernel. A zombie has no command line.
             if STUB.startswith(child.name()[:15]) and child.status() != psutil.STATUS_ZOMBIE:
-                _, source, region, *_ = child.cmdline()
+                command = child.cmdline()
+                if len(command) < 3:  # about to run the model, or just dead
+                    continue
+                _, source, region, *_ = command
                 found.append(Stub(child, Path(source).parts[-3], SHARED_MEMORY / region))
     return tuple(found)
 
