@@ -14,7 +14,8 @@ from agents.index.mappings import ModelIdentity, confidence_field, index_name
 from agents.settings import IndexSettings
 from sightlog.errors import ContractError
 from sightlog.fields import FloatArray
-from sightlog.search import Hit, SearchFilters, SearchRequest
+from sightlog.filters import SearchFilters
+from sightlog.search import Hit, SearchRequest
 
 
 class IndexSearcher:
@@ -65,13 +66,13 @@ class IndexSearcher:
 
     def filter_clauses(self, target: str, filters: SearchFilters) -> list[dict[str, Any]]:
         """The conditions as OpenSearch filter clauses, all of which must hold."""
-        if unknown := sorted(set(filters.classes) - set(self._model.classes)):
+        if unknown := sorted(set(filters.classes.any) - set(self._model.classes)):
             known = ", ".join(self._model.classes)
             raise ContractError("unknown_class", f"{', '.join(unknown)}; the model knows {known}")
-        clauses: list[dict[str, Any]] = [{"term": {"tags": tag}} for tag in filters.tags]
+        clauses: list[dict[str, Any]] = [{"term": {"tags": tag}} for tag in filters.tags.all]
         clauses += _range("captured_at", filters.captured_from, filters.captured_to)
         clauses += _range("uploaded_at", filters.uploaded_from, filters.uploaded_to)
-        clauses += _class_clauses(target, filters.classes, filters.min_confidence)
+        clauses += _class_clauses(target, filters.classes.any, filters.min_confidence)
         return clauses
 
 

@@ -13,7 +13,8 @@ from agents.index.mappings import ModelIdentity
 from agents.index.queries import IndexSearcher
 from agents.settings import IndexSettings
 from sightlog.errors import ContractError
-from sightlog.search import SearchFilters, SearchRequest
+from sightlog.filters import SearchFilters
+from sightlog.search import SearchRequest
 
 MODEL = ModelIdentity("tiny", "a" * 64, 4, ("circle", "traffic light", "star"))
 VECTOR = np.ones(4, np.float32)
