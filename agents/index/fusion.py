@@ -15,7 +15,7 @@ def fused(fusion: Fusion, legs: Sequence[tuple[Mapping[str, float], float]]) -> 
     """Scores of all documents of the legs: (scores by id, in their order; weight of the leg).
 
     `rrf`: the sum of weight / (60 + rank), from rank 1 on. `weighted`: the sum of weight * score, the scores of each
-    leg brought to 0 for its last and 1 for its first. A document adds nothing for a leg that does not have it.
+    leg brought to 0 for its last and 1 for its first. A leg adds nothing to a document that it does not have.
     """
     scores: dict[str, float] = {}
     for leg, weight in legs:

@@ -35,18 +35,13 @@ def cosine_of(score: float) -> float:
     return min(max(2 * score - 1, -1.0), 1.0)
 
 
-def relevance_of(entry: Entry, question: VectorQuestion | None) -> float | None:
-    """Of a document that a question found, by a calibrated model."""
-    return None if question is None or entry.cosine is None else question.relevance(entry.cosine)
-
-
 def hit_of(target: Target, entry: Entry, source: Mapping[str, Any], question: VectorQuestion | None) -> Hit:
     """The hit of a document."""
     is_object = target == "objects"
     return Hit(
         image_id=source["image_id"],
         score=entry.score,
-        relevance=relevance_of(entry, question),
+        relevance=None if question is None or entry.cosine is None else question.relevance(entry.cosine),
         cosine=entry.cosine,
         lexical_score=entry.lexical,
         source=source.get("dataref") or source.get("filename") or source["event_source"],

@@ -28,7 +28,7 @@ _IMAGE_FACTS: dict[str, Any] = {
     "width": {"type": "integer"},
     "height": {"type": "integer"},
     # Of objects their own, of images those of all their objects: share of the image, and `agents.index.tokens`.
-    "area": {"type": "float"},
+    "area": {"type": "double"},
     "ranked": _KEYWORD,
     "facts": _KEYWORD,
     "words": {

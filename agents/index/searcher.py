@@ -182,16 +182,13 @@ class IndexSearcher:
 
 
 def _first_page(request: SearchRequest, question: VectorQuestion | None) -> Page:
-    # Where one of both has all the weight, the other is not asked.
-    nearness = question is not None and (request.lexical is None or request.lexical_weight < 1)
-    worded = request.lexical is not None and (question is None or request.lexical_weight > 0)
     return Page(
         pit="",
         target=request.target,
         k=request.k,
         offset=0,
-        question=question if nearness else None,
-        lexical=request.lexical if worded else None,
+        question=question,
+        lexical=request.lexical,
         fusion=request.fusion,
         lexical_weight=request.lexical_weight,
         filters=request.filters,

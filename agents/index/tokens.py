@@ -38,9 +38,8 @@ _MOST_WORDS_ASKED = 64
 _MOST_LETTERS = 100
 
 #: Ideographs and kana stand without spaces; each is a word.
-_WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
-)
+_LONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_LONE}]|[^\W_{_LONE}]+")
 
 
 def ranked(detections: Iterable[tuple[str, float]]) -> list[str]:

@@ -15,8 +15,7 @@ from typing import Any
 from agents.index.cursors import Page
 from agents.index.filters import Query, filter_query
 from agents.index.fusion import fused, ordered
-from agents.index.hits import Entry, cosine_of, relevance_of
-from agents.index.legs import matching
+from agents.index.hits import Entry, cosine_of
 from agents.index.legs import matching, nearest
 from agents.index.mappings import ModelIdentity
 from agents.index.msearch import Searches
@@ -132,39 +131,38 @@ def window_of(page: Page, scores: Mapping[str, float], partial: bool) -> Window:
 
 
 def _window(page: Page, near: _Leg | None, worded: _Leg | None) -> Window:
+    question, words = page.question, worded.scores if worded else {}
     cosines = {id_: cosine_of(score) for id_, score in near.scores.items()} if near else {}
-    words = worded.scores if worded else {}
-    if page.question is None:
+    best = next(iter(cosines.values()), None)
+    if question is None:
         entries = [Entry(id_, score, None, score) for id_, score in words.items()]
-    elif worded is None:
-        entries = [Entry(id_, page.question.score(cosine), cosine, None) for id_, cosine in cosines.items()]
     else:
-        scores = fused(page.fusion, [(cosines, 1 - page.lexical_weight), (words, page.lexical_weight)])
-        ranking = ordered(scores).items()
-        entries = [Entry(id_, score, cosines.get(id_), words.get(id_)) for id_, score in ranking]
-    legs = [leg for leg in (near, worded) if leg]
-    first = next(iter(cosines.values()), None)
+        # What is not relevant takes no place in the fusion either.
+        cosines = {id_: cosine for id_, cosine in cosines.items() if _is_relevant(page, question.relevance(cosine))}
+        if page.min_relevance is not None:
+            words = {id_: score for id_, score in words.items() if id_ in cosines}
+        scores = {id_: question.score(cosine) for id_, cosine in cosines.items()}
+        if worded is not None:
+            legs = [(scores, 1 - page.lexical_weight), (words, page.lexical_weight)]
+            scores = ordered(fused(page.fusion, legs))
+        entries = [Entry(id_, score, cosines.get(id_), words.get(id_)) for id_, score in scores.items()]
+    asked = [leg for leg in (near, worded) if leg]
     return Window(
-        entries=tuple(_relevant(page, _grouped(page, entries))),
-        best=None if first is None or page.question is None else page.question.relevance(first),
-        whole=all(leg.whole for leg in legs),
-        partial=any(leg.partial for leg in legs),
+        entries=tuple(_first_of_images(entries) if page.group else entries),
+        best=None if best is None or question is None else question.relevance(best),
+        whole=all(leg.whole for leg in asked),
+        partial=any(leg.partial for leg in asked),
     )
 
 
-def _grouped(page: Page, entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The first of each image, if that is what is wanted."""
+def _is_relevant(page: Page, relevance: float | None) -> bool:
+    return page.min_relevance is None or (relevance is not None and relevance >= page.min_relevance)
+
+
+def _first_of_images(entries: Iterable[Entry]) -> Iterator[Entry]:
     seen: set[str] = set()
     for entry in entries:
-        image_id = entry.id.rpartition("#")[0] if page.group else entry.id
+        image_id = entry.id.rpartition("#")[0]
         if image_id not in seen:
             seen.add(image_id)
-            yield entry
-
-
-def _relevant(page: Page, entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Without those below the wanted relevance; what words alone found has none."""
-    for entry in entries:
-        relevance = relevance_of(entry, page.question)
-        if page.min_relevance is None or (relevance is not None and relevance >= page.min_relevance):
             yield entry
