@@ -126,8 +126,7 @@ class SearchRequest(Question):
             raise ValueError("an object has one class: classes.all and min_count are for images")
         if self.target == "images" and self.group is not None:
             raise ValueError("only objects are grouped")
-        words_alone = self.lexical is not None and self.lexical_weight == 1
-        if self.min_relevance is not None and (words_alone or not (self.asked or self.clauses)):
+        if self.min_relevance is not None and not (self.asked or self.clauses):
             raise ValueError("words alone have no relevance; leave min_relevance out")
         return self
 

@@ -106,29 +106,37 @@ class Oracle:
 
     def answer(self, request: SearchRequest, question: VectorQuestion | None) -> Answer:
         """Every hit of a request, to the last page; `question`: None for words alone."""
-        if request.lexical is not None and question is not None and request.lexical_weight == 1:
-            question = None
         wanted = [thing for thing in self._things[request.target] if fulfils(thing, request.filters)]
-        cosines = {thing.id: thing.cosine(question) for thing in wanted} if question is not None else {}
-        relevance = {id_: question.relevance(cosine) for id_, cosine in cosines.items()} if question else {}
-        worded = request.lexical is not None and (question is None or request.lexical_weight > 0)
-        words = self._bm25(request, wanted) if worded else {}
-        scores = _scores(request, question, cosines, words)
+        cosines: dict[str, float] = {}
+        if question is not None:
+            cosines = {thing.id: thing.cosine(question) for thing in wanted}
+            if request.min_relevance is not None:
+                wanted = [t for t in wanted if (question.relevance(cosines[t.id]) or 0.0) >= request.min_relevance]
+        words = self._bm25(request, wanted) if request.lexical is not None else {}
+        scores = _scores(request, question, {thing.id: cosines[thing.id] for thing in wanted if cosines}, words)
         hits = [
-            Expected(thing, scores[thing.id], cosines.get(thing.id), relevance.get(thing.id), words.get(thing.id))
+            Expected(
+                thing,
+                scores[thing.id],
+                cosines.get(thing.id),
+                question.relevance(cosines[thing.id]) if question else None,
+                words.get(thing.id),
+            )
             for thing in wanted
             if thing.id in scores
         ]
-        if request.min_relevance is not None:
-            hits = [hit for hit in hits if (hit.relevance or 0.0) >= request.min_relevance]
         hits.sort(key=lambda hit: (-hit.score, hit.id))
         if request.group == "image":
             hits = list({hit.thing.image.image_id: hit for hit in reversed(hits)}.values())
             hits.sort(key=lambda hit: (-hit.score, hit.id))
         hits = hits[:MAX_RESULTS]
-        no_good_match = question is not None and question.slope is not None
-        no_good_match = no_good_match and not any((one or 0.0) >= GOOD for one in relevance.values())
-        return Answer(tuple(hits), _facets(request, hits[:FACET_HITS]), no_good_match)
+        return Answer(tuple(hits), _facets(request, hits[:FACET_HITS]), self._no_good_match(request, question))
+
+    def _no_good_match(self, request: SearchRequest, question: VectorQuestion | None) -> bool:
+        if question is None or question.slope is None:
+            return False
+        wanted = [thing for thing in self._things[request.target] if fulfils(thing, request.filters)]
+        return not any((question.relevance(thing.cosine(question)) or 0.0) >= GOOD for thing in wanted)
 
     def _bm25(self, request: SearchRequest, wanted: Sequence[Thing]) -> dict[str, float]:
         """Scores of those with at least one of the words; how rare a word is, is counted over the whole index."""
@@ -268,9 +276,10 @@ def _scores(
     """What hits are ordered by, of every document that is one."""
     if question is None:
         return words
-    if not words and (request.lexical is None or request.lexical_weight == 0):
-        return {id_: question.score(cosine) for id_, cosine in cosines.items()}
-    shares = ((1 - request.lexical_weight, cosines), (request.lexical_weight, words))
+    near = {id_: question.score(cosine) for id_, cosine in cosines.items()}
+    if request.lexical is None:
+        return near
+    shares = ((1 - request.lexical_weight, near), (request.lexical_weight, words))
     fused: dict[str, float] = {}
     for share, leg in shares:
         for id_, part in (_reciprocal_ranks(leg) if request.fusion == "rrf" else _spread(leg)).items():

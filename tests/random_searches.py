@@ -151,8 +151,6 @@ class Searches:
         if rng.random() < 0.4:
             names = ["classes", "tags", "captured_month", "uploaded_month"]
             asked["facets"] = tuple(rng.choice(names, int(rng.integers(1, 5)), replace=False).tolist())
-        if asked.get("lexical_weight") == 1:
-            asked.pop("min_relevance", None)
         asked["pages"] = bool(rng.random() < 0.4)
         asked["exact"] = bool(rng.random() < 0.3)
         asked["include_vectors"] = bool(rng.random() < 0.1)
