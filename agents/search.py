@@ -26,7 +26,8 @@ from models.tokenizer import ClipTokenizer
 from sightlog.errors import ConfigurationError, ContractError
 from sightlog.events import OutgoingHeaders
 from sightlog.fields import FloatArray
-from sightlog.search import CORRELATION_ID, ReplyAddress, SearchError, SearchReply, SearchRequest
+from sightlog.reply_address import CORRELATION_ID, ReplyAddress
+from sightlog.search import SearchError, SearchReply, SearchRequest
 
 log = logging.getLogger(__name__)
 

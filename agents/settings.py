@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, StringConstraints, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from agents.delivery.retry import Backoff
@@ -45,7 +45,11 @@ class IndexSettings(Settings):
     )
     m: int = Field(16, ge=2, le=100, description="HNSW neighbours a node")
     ef_construction: int = Field(512, ge=2, le=4096, description="HNSW beam while building")
-    ef_search: int = Field(100, ge=1, le=10_000, description="smallest HNSW beam of a search; at least k is used")
+    ef_search: int = Field(100, ge=1, le=10_000, description="smallest HNSW beam of a search")
+    oversampling: float = Field(1.5, ge=1, le=10, description="HNSW beam of a search for each wanted hit, at least")
+    windows_kept: int = Field(
+        32, ge=0, description="orders of up to 10,000 hits that a search worker keeps for pages that follow"
+    )
     shards: int = Field(2, ge=1)
     replicas: int = Field(1, ge=0, description="copies of each shard; a single node keeps none")
     refresh_interval: str = Field(
@@ -109,6 +113,12 @@ class AgentSettings(ModelSettings):
         r"search\.replies(\..+)?", description="pattern of the topics that a request may have its reply written to"
     )
     search_deadline: float = Field(5.0, gt=0, description="seconds for a request that brings no deadline")
+
+    cursor_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="secret that all search workers sign cursors with; by default <data_dir>/cursor.key, made once",
+    )
 
     retry_first: float = Field(0.1, gt=0, description="first pause in seconds when a dependency is down")
     retry_limit: float = Field(5.0, gt=0, description="longest pause in seconds")

@@ -14,7 +14,8 @@ from load_tests.running import forget, stack_for_bench
 from models.photos import QUALITY_SEED, QUALITY_SIZES, photos
 from models.scenes import Kind, caption_of
 from sightlog.client import Client
-from sightlog.search import SearchFilters, SearchRequest
+from sightlog.filters import SearchFilters
+from sightlog.search import SearchRequest
 
 
 def measure(console: Console, count: int = 80) -> dict[str, Any]:
@@ -52,6 +53,6 @@ def _rankings(settings: AgentSettings, tag: str, kinds: list[Kind]) -> list[list
             )
             best: dict[str, float] = {}
             for hit in client.search(request, timeout=30).hits:
-                best[hit.image_id] = max(hit.cosine, best.get(hit.image_id, -1.0))
+                best[hit.image_id] = max(hit.score, best.get(hit.image_id, -1.0))
             rankings.append(best_first(best))
     return rankings

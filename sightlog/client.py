@@ -15,7 +15,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from sightlog.errors import ContractError, FileTooLarge, NoReply, PublishFailed, SearchFailed, SightlogError
 from sightlog.events import ImageEvent, ImageUploaded
-from sightlog.search import CORRELATION_ID, ReplyAddress, SearchReply, SearchRequest
+from sightlog.reply_address import CORRELATION_ID, ReplyAddress
+from sightlog.search import SearchReply, SearchRequest
 from sightlog.settings import MAX_RECORD_BYTES, ClientSettings
 
 #: A consumer polls in slices of this length, so that close() is never far away.

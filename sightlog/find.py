@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sightlog.client import Client
-from sightlog.search import MAX_IMAGE, MAX_TEXT, Hit, SearchFilters, SearchReply, SearchRequest
+from sightlog.filters import SearchFilters
+from sightlog.search import MAX_IMAGE, MAX_TEXT, Hit, SearchReply, SearchRequest
 from sightlog.settings import ClientSettings
 
 _DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])

@@ -1,63 +1,142 @@
-"""Search over topics: what can be asked, what comes back, and the headers that tie the two together.
-
-The header names are those that Spring for Apache Kafka uses for request/reply, plus `deadline`.
-"""
+"""Search over topics: what can be asked, and what comes back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from sightlog.documents import Box
 from sightlog.errors import ContractError
-from sightlog.events import Headers, OutgoingHeaders
-from sightlog.fields import Base64Bytes, Contract, UtcTime
-
-REPLY_TOPIC = "kafka_replyTopic"
-REPLY_PARTITION = "kafka_replyPartition"
-CORRELATION_ID = "kafka_correlationId"
-DEADLINE = "deadline"
+from sightlog.fields import Base64Bytes, Contract, UtcTime, Vector
+from sightlog.filters import SearchFilters
 
 #: Characters of a query; the text tower reads far fewer.
 MAX_TEXT = 2000
 #: Bytes of a query picture: as base64, with the rest of the request, it fits into a record.
 MAX_IMAGE = 5 * 1024 * 1024
+#: Clauses of a question.
+MAX_CLAUSES = 16
+#: How far pages go.
+MAX_RESULTS = 10_000
+#: Characters of a cursor.
+MAX_CURSOR = 64 * 1024
+#: Relevance from which a hit shows what was asked for, rather not below.
+GOOD = 0.5
+
+#: What can be counted over what was found.
+FacetName = Literal["classes", "tags", "captured_month", "uploaded_month"]
 
 
-class SearchFilters(Contract):
-    """Conditions inside the k-NN search: `k` hits come back when that many documents fulfil them."""
-
-    classes: tuple[str, ...] = Field((), max_length=256, description="any of these detected classes")
-    min_confidence: float | None = Field(None, ge=0, le=1, description="of a detection of those classes")
-    tags: tuple[str, ...] = Field((), max_length=256, description="all of these tags")
-    captured_from: UtcTime | None = Field(None, description="inclusive")
-    captured_to: UtcTime | None = Field(None, description="exclusive")
-    uploaded_from: UtcTime | None = Field(None, description="inclusive")
-    uploaded_to: UtcTime | None = Field(None, description="exclusive")
-
-
-class SearchRequest(Contract):
-    """Find images, or objects in images, that match words (`text`) or look like a picture (`image`): one of the two."""
+class Question(Contract):
+    """What is looked for: words, a picture, a reference to one, an indexed image or object, or a vector."""
 
     text: str | None = Field(None, min_length=1, max_length=MAX_TEXT)
     image: Base64Bytes | None = Field(
         None, description="an encoded picture of at most 5 MiB, seen exactly as an upload of it is"
     )
-    target: Literal["images", "objects"] = "images"
-    k: int = Field(10, ge=1, le=1000)
-    filters: SearchFilters = Field(default_factory=SearchFilters)
+    dataref: str | None = Field(
+        None, min_length=1, max_length=4096, description="URI of a picture in a place that uploads may refer to"
+    )
+    image_id: str | None = Field(None, min_length=1, max_length=1024, description="what is like this indexed image")
+    object_id: str | None = Field(None, min_length=1, max_length=1100, description="what is like this indexed object")
+    vector: Vector | None = Field(None, description="float32 [dim], not zero; of the model `model_digest`")
+    model_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="which model made `vector`")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The fields that ask something, by name."""
+        return tuple(name for name in QUESTIONS if getattr(self, name) is not None)
 
     @model_validator(mode="after")
-    def _one_question(self) -> SearchRequest:
-        if (self.text is None) == (self.image is None):
-            raise ValueError("give text or image, one of them")
+    def _well_asked(self) -> Self:
+        if len(self.asked) > 1:
+            raise ValueError(f"give one of {', '.join(QUESTIONS)}, not {' and '.join(self.asked)}; or several clauses")
         if self.text is not None and not self.text.strip():
             raise ValueError("text is blank")
         if self.image is not None and not 0 < len(self.image) <= MAX_IMAGE:
             raise ValueError(f"image has {len(self.image)} bytes; 1 to {MAX_IMAGE} are taken")
+        if (self.vector is None) != (self.model_digest is None):
+            raise ValueError("a vector and the model_digest of the model that made it go together")
+        if self.vector is not None and not (np.isfinite(self.vector).all() and self.vector.any()):
+            raise ValueError("a vector has finite values, and not only zeros")
         return self
+
+
+#: The fields of a question, one of which is given.
+QUESTIONS = ("text", "image", "dataref", "image_id", "object_id", "vector")
+
+
+class Clause(Question):
+    """One part of a combined question: nearer to it, or with a negative weight, away from it."""
+
+    weight: float = Field(1.0, ge=-10, le=10, allow_inf_nan=False, description="not 0")
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if not self.asked:
+            raise ValueError(f"a clause gives one of {', '.join(QUESTIONS)}")
+        if self.weight == 0:
+            raise ValueError("a clause of weight 0 asks nothing; leave it out")
+        return self
+
+
+class SearchRequest(Question):
+    """Find images, or objects in images: by one question, by several `clauses`, by `lexical` words, or by a `cursor`.
+
+    A cursor stands alone: it knows its request, and goes on where the reply that brought it ended.
+    """
+
+    clauses: tuple[Clause, ...] = Field((), max_length=MAX_CLAUSES, description="at least one has a positive weight")
+    lexical: str | None = Field(
+        None, min_length=1, max_length=MAX_TEXT, description="words in filename, tags and metadata; alone or besides"
+    )
+    fusion: Literal["rrf", "weighted"] = Field(
+        "rrf", description="how a question and `lexical` come together: by ranks, or by scores brought to 0..1"
+    )
+    lexical_weight: float = Field(0.5, ge=0, le=1, description="share of `lexical` in the fusion")
+    target: Literal["images", "objects"] = "images"
+    k: int = Field(10, ge=1, le=1000, description="hits in a reply")
+    filters: SearchFilters = Field(default_factory=SearchFilters)
+    min_relevance: float | None = Field(None, ge=0, le=1, description="hits below are left out; calibrated models only")
+    group: Literal["image"] | None = Field(None, description="of objects, the best one of each image")
+    facets: tuple[FacetName, ...] = Field((), max_length=8, description="counts over all that was found, to 1,000 hits")
+    pages: bool = Field(False, description="bring a cursor for what comes after these hits")
+    cursor: str | None = Field(None, min_length=1, max_length=MAX_CURSOR)
+    include_vectors: bool = False
+    exact: bool = Field(False, description="compare with every vector instead of searching the graph")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.cursor is not None:
+            if others := sorted(self.model_fields_set - {"cursor"}):
+                raise ValueError(f"a cursor stands alone, without {', '.join(others)}")
+            return self
+        if self.asked and self.clauses:
+            raise ValueError(f"give {self.asked[0]} or clauses, not both")
+        if not (self.asked or self.clauses or self.lexical):
+            raise ValueError(f"give one of {', '.join(QUESTIONS)}, or clauses, or lexical")
+        if self.clauses and all(clause.weight < 0 for clause in self.clauses):
+            raise ValueError("with negative clauses alone nothing is looked for; add one with a positive weight")
+        if self.lexical is not None and not self.lexical.strip():
+            raise ValueError("lexical is blank")
+        if self.target == "objects" and (len(self.filters.classes.all) > 1 or self.filters.classes.min_count > 1):
+            raise ValueError("an object has one class: classes.all and min_count are for images")
+        if self.target == "images" and self.group is not None:
+            raise ValueError("only objects are grouped")
+        if self.min_relevance is not None and not (self.asked or self.clauses):
+            raise ValueError("words alone have no relevance; leave min_relevance out")
+        return self
+
+    @property
+    def parts(self) -> tuple[Clause, ...]:
+        """The question as clauses: those given, or the one question with weight 1; none with words alone."""
+        if self.clauses or not self.asked:
+            return self.clauses
+        name = self.asked[0]
+        return (Clause.model_construct(**{name: getattr(self, name), "model_digest": self.model_digest}),)
 
     @classmethod
     def from_kafka(cls, value: bytes | None) -> SearchRequest:
@@ -71,15 +150,22 @@ class SearchRequest(Contract):
 
     def to_kafka(self) -> bytes:
         """The record value, JSON."""
-        return self.model_dump_json(exclude_defaults=True).encode()
+        return self.model_dump_json(exclude_unset=True).encode()
 
 
 class Hit(Contract):
     """One found image or object."""
 
     image_id: str
-    score: float = Field(description="0..1; (1 + cosine) / 2 until a model is calibrated")
-    cosine: float = Field(description="raw cosine between query and document")
+    score: float = Field(
+        description="hits come by falling score: the relevance of a calibrated model, else (1 + cosine) / 2; of a"
+        " request with `lexical` words, what the fusion gave"
+    )
+    relevance: float | None = Field(
+        None, description="0..1, from 0.5 on rather what was asked for than not; absent where nothing was calibrated"
+    )
+    cosine: float | None = Field(None, description="between question and document; absent where words alone found it")
+    lexical_score: float | None = Field(None, description="BM25 of the `lexical` words; absent where none matched")
     source: str = Field(description="where the picture is: its dataref, else its filename, else the publisher")
     object_id: str | None = None
     class_name: str | None = Field(None, alias="class")
@@ -91,6 +177,14 @@ class Hit(Contract):
     captured_at: UtcTime | None = None
     uploaded_at: UtcTime
     metadata: dict[str, Any] = Field(default_factory=dict)
+    vector: Vector | None = Field(None, description="float32 [dim], unit length; when asked for")
+
+
+class FacetCount(Contract):
+    """How many of the found have a value."""
+
+    value: str
+    count: int
 
 
 class SearchError(Contract):
@@ -104,7 +198,12 @@ class SearchReply(Contract):
     """The answer to a request: hits by falling score, or an error."""
 
     hits: tuple[Hit, ...] = ()
+    no_good_match: bool = Field(False, description="nothing in the index reaches a relevance of 0.5")
+    partial: bool = Field(False, description="a part of the index did not answer in time; there may be better hits")
+    cursor: str | None = Field(None, description="for the hits after these; absent when there are none")
+    facets: dict[FacetName, tuple[FacetCount, ...]] = Field(default_factory=dict)
     model_digest: str | None = None
+    cached: bool = Field(False, description="no model was asked: all texts of the question were known")
     took_ms: float = Field(0.0, description="from receipt of the request to the reply, in the agent")
     error: SearchError | None = None
 
@@ -119,44 +218,3 @@ class SearchReply(Contract):
     def to_kafka(self) -> bytes:
         """The record value, JSON."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()
-
-
-@dataclass(frozen=True)
-class ReplyAddress:
-    """Where a reply goes and until when it is wanted; travels in the headers of the request."""
-
-    topic: str
-    partition: int | None
-    correlation_id: bytes
-    deadline_ms: int | None
-    """Milliseconds since the epoch; None: the agent's own limit holds."""
-
-    @classmethod
-    def from_headers(cls, headers: Headers) -> ReplyAddress:
-        """Read the address; raises ContractError `no_reply_address` when one cannot reply with these headers."""
-        by_name = dict(headers)
-        topic, correlation_id = by_name.get(REPLY_TOPIC), by_name.get(CORRELATION_ID)
-        if not topic or not correlation_id:
-            raise ContractError("no_reply_address", f"a request needs the headers {REPLY_TOPIC} and {CORRELATION_ID}")
-        partition = by_name.get(REPLY_PARTITION)
-        if partition is not None and (len(partition) != 4 or partition[0] > 127):
-            raise ContractError("no_reply_address", f"{REPLY_PARTITION} is a 4-byte big-endian integer, not negative")
-        deadline = by_name.get(DEADLINE)
-        try:
-            return cls(
-                topic=topic.decode("ascii"),
-                partition=None if partition is None else int.from_bytes(partition, "big"),
-                correlation_id=correlation_id,
-                deadline_ms=None if deadline is None else int(deadline),
-            )
-        except ValueError as error:
-            raise ContractError("no_reply_address", f"a reply header cannot be read: {error}") from None
-
-    def to_headers(self) -> OutgoingHeaders:
-        """The headers of a request that wants its reply here."""
-        headers: OutgoingHeaders = [(REPLY_TOPIC, self.topic.encode()), (CORRELATION_ID, self.correlation_id)]
-        if self.partition is not None:
-            headers.append((REPLY_PARTITION, self.partition.to_bytes(4, "big")))
-        if self.deadline_ms is not None:
-            headers.append((DEADLINE, str(self.deadline_ms).encode()))
-        return headers

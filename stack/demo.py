@@ -9,9 +9,10 @@ import click
 from rich.console import Console
 
 from sightlog.client import Client
+from sightlog.filters import SearchFilters
 from sightlog.find import show
 from sightlog.ingest import Upload, publish, scene_uploads
-from sightlog.search import SearchFilters, SearchReply, SearchRequest
+from sightlog.search import SearchReply, SearchRequest
 from sightlog.settings import ClientSettings
 from stack.cli import load_settings
 from stack.console import ConsoleProgress

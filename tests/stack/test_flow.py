@@ -18,9 +18,10 @@ from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt
 from sightlog.errors import SearchFailed
 from sightlog.events import new_upload
+from sightlog.filters import SearchFilters
 from sightlog.follow import Follower, Outcome
 from sightlog.ingest import file_upload
-from sightlog.search import SearchFilters, SearchRequest
+from sightlog.search import SearchRequest
 from sightlog.settings import MAX_RECORD_BYTES
 from tests.pictures import bomb, good_pictures, truncated_jpeg
 

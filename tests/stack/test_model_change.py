@@ -17,8 +17,9 @@ from models.photos import STREAM_SIZES, photos
 from sightlog.client import Client
 from sightlog.documents import IndexReceipt
 from sightlog.events import new_upload
+from sightlog.filters import SearchFilters
 from sightlog.follow import Follower
-from sightlog.search import SearchFilters, SearchRequest
+from sightlog.search import SearchRequest
 from stack.local import LocalStack
 
 

@@ -14,8 +14,9 @@ from agents.settings import AgentSettings
 from sightlog.client import Client, consumer_at_end
 from sightlog.dead_letters import DeadLetter
 from sightlog.errors import SearchFailed
+from sightlog.filters import SearchFilters
 from sightlog.follow import Follower
-from sightlog.search import SearchFilters, SearchRequest
+from sightlog.search import SearchRequest
 
 
 @pytest.fixture

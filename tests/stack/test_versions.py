@@ -20,8 +20,9 @@ from models.photos import Photo, photos
 from sightlog.client import Client
 from sightlog.documents import IndexReceipt, read_change
 from sightlog.events import ImageEvent, new_deletion, new_update, new_upload
+from sightlog.filters import SearchFilters
 from sightlog.follow import Follower
-from sightlog.search import SearchFilters, SearchRequest
+from sightlog.search import SearchRequest
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from agents.index.writer import IndexWriter, Written
 from agents.settings import AgentSettings, IndexSettings
 from sightlog.documents import EmbeddingDocument
 from sightlog.errors import ConfigurationError
-from sightlog.search import SearchFilters, SearchRequest
+from sightlog.filters import SearchFilters
+from sightlog.search import SearchRequest
 from tests.index_behaviours import BEHAVIOURS, Behaviour, assert_holds, deletion, embedding, new_id, update
 
 MODEL = ModelIdentity("tiny", "a" * 64, 8, ("circle", "square", "star"))

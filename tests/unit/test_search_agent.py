@@ -17,14 +17,8 @@ from agents.search import Search
 from agents.settings import AgentSettings
 from models.manifest import load_manifest
 from sightlog.dead_letters import DeadLetter
-from sightlog.search import (
-    CORRELATION_ID,
-    DEADLINE,
-    REPLY_PARTITION,
-    REPLY_TOPIC,
-    SearchReply,
-    SearchRequest,
-)
+from sightlog.reply_address import CORRELATION_ID, DEADLINE, REPLY_PARTITION, REPLY_TOPIC
+from sightlog.search import SearchReply, SearchRequest
 from tests.unit.deliveries import FakeProducer, Sent, record
 
 MANIFEST = load_manifest()

@@ -10,18 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightlog.errors import ContractError
-from sightlog.search import (
-    CORRELATION_ID,
-    DEADLINE,
-    REPLY_PARTITION,
-    REPLY_TOPIC,
-    Hit,
-    ReplyAddress,
-    SearchError,
-    SearchFilters,
-    SearchReply,
-    SearchRequest,
-)
+from sightlog.filters import SearchFilters
+from sightlog.reply_address import CORRELATION_ID, DEADLINE, REPLY_PARTITION, REPLY_TOPIC, ReplyAddress
+from sightlog.search import Hit, SearchError, SearchReply, SearchRequest
 
 ADDRESS = {REPLY_TOPIC: b"search.replies", CORRELATION_ID: b"\xff\x00\x80opaque"}
 

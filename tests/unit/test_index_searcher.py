@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agents.index.queries import IndexSearcher
 from opensearchpy.exceptions import ConnectionTimeout, NotFoundError, TransportError
 
 from agents.delivery.failures import DependencyDown
 from agents.index.mappings import ModelIdentity
-from agents.index.queries import IndexSearcher
 from agents.settings import IndexSettings
 from sightlog.errors import ContractError
-from sightlog.search import SearchFilters, SearchRequest
+from sightlog.filters import SearchFilters
+from sightlog.search import SearchRequest
 
 MODEL = ModelIdentity("tiny", "a" * 64, 4, ("circle", "traffic light", "star"))
 VECTOR = np.ones(4, np.float32)
