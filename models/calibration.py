@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 #: What a question is made of: words; a picture, or a vector of one; an indexed object.
 QueryKind = Literal["text", "image", "object"]
@@ -13,6 +17,11 @@ Target = Literal["images", "objects"]
 
 QUERY_KINDS: tuple[QueryKind, ...] = get_args(QueryKind)
 TARGETS: tuple[Target, ...] = get_args(Target)
+
+#: Share of the documents that fit a question. Relevance is the probability of fitting in a collection where it is so.
+PRIOR = 0.02
+
+Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -30,16 +39,12 @@ class Curve:
     backgrounds: int  #: pairs that do not fit
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{field.name} of a curve is {value!r}, not a finite number")
+                raise ValueError(f"{one.name} of a curve is {value!r}, not a finite number")
         if self.slope <= 0:
             raise ValueError(f"the slope of a curve is {self.slope}, not above 0")
-
-    def logit(self, cosine: float) -> float:
-        """log(relevance / (1 - relevance)); linear in the cosine, so that questions add up."""
-        return self.slope * cosine + self.intercept
 
     @property
     def even(self) -> float:
@@ -49,26 +54,52 @@ class Curve:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The curves of one model."""
+    """The curves of one model, and where its documents lie.
+
+    `centres`: the mean vector of many documents, float32 [dim], not of unit length. Its product with a question is the
+    cosine that the question has with documents which have nothing to do with it.
+    Raises ValueError for curves of a target without a centre.
+    """
 
     source: str  #: what they were fitted to, for people
     curves: Mapping[QueryKind, Mapping[Target, Curve]]
+    centres: Mapping[Target, Float32] = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for kind, row in self.curves.items():
+            if kind not in QUERY_KINDS or not set(row) <= set(self.centres) <= set(TARGETS):
+                raise ValueError(f"curves of {kind!r} are for {', '.join(row)}, centres for {', '.join(self.centres)}")
+        for target, centre in self.centres.items():
+            if centre.ndim != 1 or not np.isfinite(centre).all():
+                raise ValueError(f"the centre of {target} is no vector of finite numbers")
 
     def curve(self, kind: QueryKind, target: Target) -> Curve | None:
         """None where nothing was measured."""
         return self.curves.get(kind, {}).get(target)
 
     def to_document(self) -> dict[str, Any]:
-        """JSON values, as they stand in the manifest."""
-        curves = {kind: {target: asdict(curve) for target, curve in row.items()} for kind, row in self.curves.items()}
-        return {"source": self.source, "curves": curves}
+        """JSON values, as they stand in the manifest; vectors as base64 of little-endian float32."""
+        return {
+            "source": self.source,
+            "curves": {
+                kind: {target: asdict(curve) for target, curve in row.items()} for kind, row in self.curves.items()
+            },
+            "centres": {
+                target: base64.b64encode(v.astype("<f4").tobytes()).decode() for target, v in self.centres.items()
+            },
+        }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Calibration:
-        """Raises ValueError, KeyError or TypeError for what `to_document` does not write."""
-        curves: dict[QueryKind, Mapping[Target, Curve]] = {}
-        for kind, row in document["curves"].items():
-            if kind not in QUERY_KINDS or not set(row) <= set(TARGETS):
-                raise ValueError(f"there is no calibration of {kind!r} for {', '.join(map(repr, row))}")
-            curves[kind] = {target: Curve(**values) for target, values in row.items()}
-        return cls(str(document["source"]), curves)
+        """Raises ValueError, KeyError, TypeError or AttributeError for what `to_document` does not write."""
+        return cls(
+            source=str(document["source"]),
+            curves={
+                kind: {target: Curve(**values) for target, values in row.items()}
+                for kind, row in document["curves"].items()
+            },
+            centres={
+                target: np.frombuffer(base64.b64decode(packed, validate=True), "<f4")
+                for target, packed in document["centres"].items()
+            },
+        )

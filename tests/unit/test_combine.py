@@ -20,6 +20,14 @@ from sightlog.search import Clause
 DIM = 8
 Part = tuple[Clause, FloatArray]
 
+seeds = st.integers(0, 2**32 - 1)
+
+
+def unit(rng: np.random.Generator) -> FloatArray:
+    vector = rng.normal(size=DIM)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
 curves = st.builds(
     Curve,
     slope=st.floats(0.5, 80),
@@ -29,12 +37,15 @@ curves = st.builds(
     positives=st.just(100),
     backgrounds=st.just(1000),
 )
+centres = st.builds(
+    lambda seed, length: (length * unit(np.random.default_rng(seed))).astype(np.float32), seeds, st.floats(0, 0.9)
+)
 calibrations = st.builds(
     Calibration,
     source=st.just("a test"),
+    centres=st.fixed_dictionaries(dict.fromkeys(TARGETS, centres)),
     curves=st.fixed_dictionaries({kind: st.fixed_dictionaries(dict.fromkeys(TARGETS, curves)) for kind in QUERY_KINDS}),
 )
-seeds = st.integers(0, 2**32 - 1)
 weights = st.floats(0.05, 10)
 targets = st.sampled_from(TARGETS)
 
@@ -42,11 +53,6 @@ targets = st.sampled_from(TARGETS)
 def clause(kind: QueryKind, weight: float = 1.0) -> Clause:
     field = {"text": "text", "image": "image_id", "object": "object_id"}[kind]
     return Clause.model_validate({field: "something", "weight": weight})
-
-
-def unit(rng: np.random.Generator) -> FloatArray:
-    vector = rng.normal(size=DIM)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 @st.composite
@@ -68,9 +74,10 @@ def together(parts: Sequence[Part], document: FloatArray, target: Target, calibr
         assert curve is not None
         cosine = float(np.dot(vector.astype(np.float64), document.astype(np.float64)))
         if one.weight > 0:
-            total += one.weight / whole * curve.logit(cosine)
+            total += one.weight / whole * (curve.slope * cosine + curve.intercept)
         else:
-            total -= abs(one.weight) / whole * curve.slope * (cosine - curve.mean)
+            level = float(np.dot(vector.astype(np.float64), calibration.centres[target].astype(np.float64)))
+            total -= abs(one.weight) / whole * curve.slope * (cosine - level)
     return total
 
 
@@ -135,14 +142,13 @@ def test_a_negative_clause_changes_nothing_in_a_document_that_is_background_to_i
     calibration: Calibration, target: Target, seed: int, weight: float
 ) -> None:
     rng = np.random.default_rng(seed)
-    wanted, document = unit(rng), unit(rng)
-    curve = calibration.curve("text", target)
-    assert curve is not None
+    wanted, unwanted = unit(rng), unit(rng)
+    level = float(unwanted.astype(np.float64) @ calibration.centres[target])
     across = unit(rng).astype(np.float64)
-    across -= (across @ document) * document
+    across -= (across @ unwanted) * unwanted
     across /= np.linalg.norm(across)
-    # At exactly the background's mean cosine from the document.
-    unwanted = (curve.mean * document + math.sqrt(1 - curve.mean**2) * across).astype(np.float32)
+    # As near to what is unwanted as documents are on average.
+    document = (level * unwanted + math.sqrt(1 - level**2) * across).astype(np.float32)
     alone: list[Part] = [(clause("text"), wanted)]
     both: list[Part] = [*alone, (clause("text", -weight), unwanted)]
     assume(not is_contradictory(both, target, calibration))
@@ -174,7 +180,7 @@ def test_without_calibration_all_cosines_count_alike_and_there_is_no_relevance(p
 
 def test_one_clause_without_a_curve_leaves_the_whole_question_without_relevance() -> None:
     curve = Curve(slope=20, intercept=-8, mean=0.1, deviation=0.1, positives=1, backgrounds=1)
-    only_text = Calibration("a test", {"text": {"objects": curve}})
+    only_text = Calibration("a test", {"text": {"objects": curve}}, {"objects": np.zeros(DIM, np.float32)})
     rng = np.random.default_rng(0)
     parts: list[Part] = [(clause("text"), unit(rng)), (clause("image", 2.0), unit(rng))]
     question = combine(parts, "objects", only_text)
