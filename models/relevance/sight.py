@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 Float32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Box = Sequence[float]
+Box = Sequence[float] | Float32
 
 #: An altered copy keeps this part of each side, and then shrinks to this scale at most.
 _KEPT = (0.85, 1.0)
@@ -63,7 +63,7 @@ class Gallery:
     boxes: Float32
 
 
-def look(eye: Eye, pictures: Sequence[bytes], tick: Tick) -> Gallery:
+def look(eye: Eye, pictures: Iterable[bytes], tick: Tick) -> Gallery:
     """`tick` is called after each picture. Raises ImageError."""
     seen = []
     for data in pictures:
@@ -78,7 +78,7 @@ def look(eye: Eye, pictures: Sequence[bytes], tick: Tick) -> Gallery:
     )
 
 
-def views(eye: Eye, pictures: Sequence[bytes], tick: Tick) -> Float32:
+def views(eye: Eye, pictures: Iterable[bytes], tick: Tick) -> Float32:
     """float32 [n, dim], of whole pictures, as a query picture is seen."""
     return look(eye, pictures, tick).views
 
@@ -91,7 +91,7 @@ class Copy:
     offset: tuple[float, float]  #: x, y in pixels of the original
     scale: float
 
-    def place(self, box: Box) -> Box:
+    def place(self, box: Box) -> list[float]:
         """Where a box of the original lies in the copy."""
         (left, top), scale = self.offset, self.scale
         return [(box[0] - left) * scale, (box[1] - top) * scale, (box[2] - left) * scale, (box[3] - top) * scale]
