@@ -32,9 +32,7 @@ _OPTIONS = (
     click.option("--like-object", multiple=True, metavar="ID", help="What looks like this indexed object."),
     click.option("--words", metavar="TEXT", help="Words in filename, tags and metadata; alone or besides the others."),
     click.option("--words-weight", type=_SHARE, help="Share of --words beside the others. [default: 0.5]"),
-    click.option(
-        "--fusion", type=click.Choice(["rrf", "weighted"]), help="How both come together: by ranks or scores."
-    ),
+    click.option("--fusion", type=click.Choice(["rrf", "weighted"]), help="How both come together, by what."),
     click.option("--objects", is_flag=True, help="Find objects in images rather than images."),
     click.option("--group", is_flag=True, help="Of objects, the best one of each image."),
     click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Hits of a page."),
@@ -96,9 +94,8 @@ def request_from(options: Mapping[str, Any], *, pages: bool, facets: bool, vecto
     try:
         return request_of(None, asked)
     except BadPicture as error:
-        raise click.UsageError(
-            f"--like: {error.message}; a query picture has 1 byte to {MAX_IMAGE // 1024**2} MiB"
-        ) from None
+        size = f"a query picture has 1 byte to {MAX_IMAGE // 1024**2} MiB"
+        raise click.UsageError(f"--like: {error.message}; {size}") from None
     except BadRequest as error:
         raise click.UsageError(error.message) from None
 
@@ -106,12 +103,12 @@ def request_from(options: Mapping[str, Any], *, pages: bool, facets: bool, vecto
 def _clauses(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if options["text"] is not None:
         yield {"text": options["text"]}
-    for name, kind, sign in (("plus", "text", 1), ("minus", "text", -1), ("like", "image", 1), ("unlike", "image", -1)):
+    for name, kind in (("like_image", "image_id"), ("like_object", "object_id")):
+        yield from ({kind: given} for given in options[name])
+    for name, kind, sign in (("plus", "text", 1), ("like", "image", 1), ("minus", "text", -1), ("unlike", "image", -1)):
         for given in options[name]:
             what, weight = _weighted(given) if kind == "text" or not Path(given).exists() else (given, 1.0)
             yield {kind: _file(what, name) if kind == "image" else what, "weight": sign * weight}
-    for name, kind in (("like_image", "image_id"), ("like_object", "object_id")):
-        yield from ({kind: given} for given in options[name])
 
 
 def _weighted(given: str) -> tuple[str, float]:

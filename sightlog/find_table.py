@@ -1,4 +1,4 @@
-"""Search results on a terminal: a table, with thumbnails where pictures are at hand, and what is to be known about it."""
+"""Search results on a terminal: a table, with thumbnails where pictures are at hand, and what to think of it."""
 
 from __future__ import annotations
 

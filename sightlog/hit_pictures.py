@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import stat
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MAX_BYTES = 64 * 1024 * 1024
-_MAX_PIXELS = 100_000_000
 
 
 def can_read() -> bool:
@@ -53,9 +53,11 @@ def picture(path: Path, hit: Hit, side: int, *, crop: bool = False) -> Image | N
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
                 return None
-            with Image.open(file, formats=["JPEG", "PNG", "WEBP"]) as opened:
-                if opened.width * opened.height > _MAX_PIXELS:
-                    return None
+            with warnings.catch_warnings():
+                # Above 89 megapixels; twice that is an error by itself.
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                opened = Image.open(file, formats=["JPEG", "PNG", "WEBP"])
+            with opened:
                 if hit.box is None or not crop:
                     opened.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded no larger than needed
                 upright = ImageOps.exif_transpose(opened).convert("RGB")
