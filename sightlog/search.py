@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -12,6 +12,9 @@ from sightlog.documents import Box
 from sightlog.errors import ContractError
 from sightlog.fields import Base64Bytes, Contract, UtcTime, Vector
 from sightlog.filters import SearchFilters
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: Characters of a query; the text tower reads far fewer.
 MAX_TEXT = 2000
@@ -204,6 +207,12 @@ class SearchReply(Contract):
     cached: bool = Field(False, description="no model was asked: all texts of the question were known")
     took_ms: float = Field(0.0, description="from receipt of the request to the reply, in the agent")
     error: SearchError | None = None
+
+    def to_dataframe(self) -> DataFrame:
+        """The hits as a pandas DataFrame, one row each; see `sightlog.frames`."""
+        from sightlog.frames import to_dataframe
+
+        return to_dataframe(self.hits)
 
     @classmethod
     def from_kafka(cls, value: bytes | None) -> SearchReply:
