@@ -118,7 +118,7 @@ class Mix:
 
 
 def perform(client: Client, ask: Ask) -> str:
-    """Ask, and turn the pages that are wanted. The outcome: found, no_good_match, no_reply, a code, or an error's name."""
+    """Ask, and turn the pages wanted. The outcome: found, no_good_match, no_reply, a code, or the name of an error."""
     try:
         reply = client.search(ask.request, timeout=ask.timeout)
         for _ in range(ask.pages - 1):
