@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, StringConstraints, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from agents.delivery.retry import Backoff
@@ -109,6 +109,12 @@ class AgentSettings(ModelSettings):
         r"search\.replies(\..+)?", description="pattern of the topics that a request may have its reply written to"
     )
     search_deadline: float = Field(5.0, gt=0, description="seconds for a request that brings no deadline")
+
+    cursor_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="secret that all search workers sign cursors with; by default <data_dir>/cursor.key, made once",
+    )
 
     retry_first: float = Field(0.1, gt=0, description="first pause in seconds when a dependency is down")
     retry_limit: float = Field(5.0, gt=0, description="longest pause in seconds")
