@@ -10,7 +10,9 @@ from opensearchpy.exceptions import NotFoundError
 
 from agents.delivery.failures import DependencyDown
 from agents.index.connection import check_model, translated_failures
+from agents.index.found import Found
 from agents.index.mappings import ModelIdentity, confidence_field, index_name
+from agents.index.question import VectorQuestion
 from agents.settings import IndexSettings
 from sightlog.errors import ContractError
 from sightlog.fields import FloatArray
@@ -21,21 +23,28 @@ from sightlog.search import Hit, SearchRequest
 class IndexSearcher:
     """Searches both indices."""
 
-    def __init__(self, client: AsyncOpenSearch, settings: IndexSettings, model: ModelIdentity) -> None:
+    def __init__(self, client: AsyncOpenSearch, settings: IndexSettings, model: ModelIdentity, cursors: object) -> None:
         self._client = client
         self._settings = settings
         self._model = model
 
-    async def search(self, request: SearchRequest, vector: FloatArray, timeout: float) -> tuple[Hit, ...]:
+    async def turn_page(self, page: object, timeout: float) -> Found:
+        raise ContractError("bad_cursor", "not yet")
+
+    async def vector_of(self, kind: str, identity: str) -> FloatArray:
+        raise ContractError("bad_cursor", "not yet")
+
+    async def search(self, request: SearchRequest, question: VectorQuestion | None, timeout: float) -> Found:
         """The `k` nearest images or objects that fulfil the filters, by falling score.
 
         `vector`: float32 [dim] of this searcher's model; the index of that model is asked by its name, so a query never
         meets vectors of another one. Raises ContractError `unknown_class`, ConfigurationError when only another model
         has indices, DependencyDown.
         """
+        assert question is not None
         filters = self.filter_clauses(request.target, request.filters)
         knn: dict[str, Any] = {
-            "vector": vector,
+            "vector": question.vector,
             "k": request.k,
             # Always sent: the default beam differs between versions of OpenSearch.
             "method_parameters": {"ef_search": max(self._settings.ef_search, request.k)},
@@ -62,7 +71,7 @@ class IndexSearcher:
         except NotFoundError:
             await check_model(self._client, self._settings, self._model)
             raise DependencyDown(f"OpenSearch: no {alias} of model {self._model.name}; an indexer creates it") from None
-        return tuple(_hit(request.target, entry) for entry in found.get("hits", {}).get("hits", ()))
+        return Found(tuple(_hit(request.target, entry) for entry in found.get("hits", {}).get("hits", ())))
 
     def filter_clauses(self, target: str, filters: SearchFilters) -> list[dict[str, Any]]:
         """The conditions as OpenSearch filter clauses, all of which must hold."""

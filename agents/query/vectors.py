@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from agents.delivery.retry import Backoff, until_up
-from agents.inference.quarantine import Seer
 from agents.index.question import VectorQuestion
+from agents.inference.quarantine import Seer
 from agents.query.combine import combine
 from agents.query.text_cache import TextCache, Tokens
 from models.manifest import ModelManifest
