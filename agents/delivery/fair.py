@@ -7,6 +7,7 @@ read on.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ async def drain_in_turns(
     tasks: set[asyncio.Task[None]] = set()
     free = limits.concurrency
 
-    def start(work: Awaitable[None], slot: Slot) -> None:
+    def start(work: Callable[[], Awaitable[None]], slot: Slot) -> None:
         task = asyncio.create_task(window.conclude(work, [slot]))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -110,7 +111,7 @@ async def drain_in_turns(
         nonlocal free
         while free and (place := turns.next()) is not None:
             free -= 1
-            start(in_turn(place.job), place.slot)
+            start(functools.partial(in_turn, place.job), place.slot)
 
     async def in_turn(job: Job) -> None:
         here = True
@@ -132,7 +133,7 @@ async def drain_in_turns(
             if job.caller is not None and turns.put(job.caller, _Place(slot, job)):
                 take_turns()
             else:
-                start(job.refuse(), slot)
+                start(job.refuse, slot)
     finally:
         window.closing = True
         for task in tasks:

@@ -10,6 +10,7 @@ restart repeats.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections import defaultdict, deque
@@ -96,11 +97,11 @@ class Window:
                 self.bytes -= slot.size
                 self._room.set()
 
-    async def conclude(self, work: Awaitable[None], slots: list[Slot]) -> None:
+    async def conclude(self, work: Callable[[], Awaitable[None]], slots: list[Slot]) -> None:
         """Settle events when `work` on them is done. What it raises is a bug, and the process ends at once: that is as
         safe as a SIGKILL, whereas a supervised restart of the agent would acknowledge what it was holding."""
         try:
-            await work
+            await work()
             await self.settle(slots)
         except BaseException as error:
             # Cancelled by itself and not by the end of the stream: a task that is gone would stall the partition.
@@ -125,7 +126,7 @@ async def drain(stream: NoAckStream, work: Work, limits: WindowLimits) -> None:
     async def worker() -> None:
         while True:
             batch = await _next_batch(waiting, limits)
-            await window.conclude(work([slot.record for slot in batch]), batch)
+            await window.conclude(functools.partial(work, [slot.record for slot in batch]), batch)
 
     workers = [asyncio.create_task(worker()) for _ in range(limits.concurrency)]
     try:
