@@ -46,7 +46,11 @@ class IndexSettings(Settings):
     )
     m: int = Field(16, ge=2, le=100, description="HNSW neighbours a node")
     ef_construction: int = Field(512, ge=2, le=4096, description="HNSW beam while building")
-    ef_search: int = Field(100, ge=1, le=10_000, description="smallest HNSW beam of a search; at least k is used")
+    ef_search: int = Field(100, ge=1, le=10_000, description="smallest HNSW beam of a search")
+    oversampling: float = Field(1.5, ge=1, le=10, description="HNSW beam of a search for each wanted hit, at least")
+    windows_kept: int = Field(
+        32, ge=0, description="orders of up to 10,000 hits that a search worker keeps for pages that follow"
+    )
     shards: int = Field(2, ge=1)
     replicas: int = Field(1, ge=0, description="copies of each shard; a single node keeps none")
     refresh_interval: str = Field(
