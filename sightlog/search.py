@@ -24,6 +24,8 @@ MAX_IMAGE = 5 * 1024 * 1024
 MAX_CLAUSES = 16
 #: How far pages go.
 MAX_RESULTS = 10_000
+#: Characters of a cursor.
+MAX_CURSOR = 64 * 1024
 #: Relevance from which a hit shows what was asked for, rather not below.
 GOOD = 0.5
 
@@ -105,7 +107,7 @@ class SearchRequest(Question):
     group: Literal["image"] | None = Field(None, description="of objects, the best one of each image")
     facets: tuple[FacetName, ...] = Field((), max_length=8, description="counts over all that was found, to 1,000 hits")
     pages: bool = Field(False, description="bring a cursor for what comes after these hits")
-    cursor: str | None = Field(None, min_length=1, max_length=64 * 1024)
+    cursor: str | None = Field(None, min_length=1, max_length=MAX_CURSOR)
     include_vectors: bool = False
     exact: bool = Field(False, description="compare with every vector instead of searching the graph")
 

@@ -9,10 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import orjson
-from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from typing_extensions import Self
 
@@ -79,9 +87,14 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"{_variable_of(cls, error)}: not JSON") from None
         except ValidationError as error:
             first = error.errors()[0]
-            prefix = next((c.model_config["env_prefix"] for c in _family(Settings) if c.__name__ == error.title), "")
-            variable = f"{prefix}{'_'.join(map(str, first['loc'][:1])).upper()}"
-            raise ConfigurationError(f"{variable}={first.get('input')!r}: {first['msg']}") from None
+            kind = next((c for c in _family(Settings) if c.__name__ == error.title), cls)
+            name = "_".join(map(str, first["loc"][:1]))
+            field = kind.model_fields.get(name)
+            secret = field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
+            shown = "**********" if secret else repr(first.get("input"))
+            raise ConfigurationError(
+                f"{kind.model_config['env_prefix']}{name.upper()}={shown}: {first['msg']}"
+            ) from None
 
 
 def _variable_of(settings: type[Settings], error: SettingsError) -> str:

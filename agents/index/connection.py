@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from opensearchpy import AsyncOpenSearch
 from opensearchpy.exceptions import ConnectionError as OpenSearchConnectionError
-from opensearchpy.exceptions import NotFoundError, TransportError
+from opensearchpy.exceptions import NotFoundError, RequestError, TransportError
 from opensearchpy.serializer import JSONSerializer
 
 from agents.delivery.failures import DependencyDown
@@ -96,7 +96,13 @@ async def _create_or_extend(client: AsyncOpenSearch, name: str, body: dict[str, 
     mapped = (await client.indices.get_mapping(index=name))[name]["mappings"]["properties"]
     missing = {field: how for field, how in body["mappings"]["properties"].items() if field not in mapped}
     if missing:
-        await client.indices.put_mapping(index=name, body={"properties": missing})
+        try:
+            await client.indices.put_mapping(index=name, body={"properties": missing})
+        except RequestError as error:
+            raise ConfigurationError(
+                f"index {name} is of a version that has no {', '.join(missing)}, and cannot get them ({error.error}); "
+                "delete it and replay images.embedded, or use other SIGHTLOG_INDEX_IMAGES and SIGHTLOG_INDEX_OBJECTS"
+            ) from None
         log.info("index %s: mapped %s", name, ", ".join(missing))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agents.index.mappings import confidence_field
+from agents.index.mappings import DERIVED
+from agents.index.tokens import facts, ranked, words
 from sightlog.documents import EmbeddingDocument
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Fields of a document that are not of the upload, or may have been changed since.
 _REGISTERS = ("version", "tags_version", "metadata_version", "deleted_version", "object_rows")
-_CHANGEABLE = (*_REGISTERS, "tags", "metadata")
+_CHANGEABLE = (*_REGISTERS, "tags", "metadata", *DERIVED)
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Content:
 
 
 def content_of(document: EmbeddingDocument) -> Content:
-    """The fields of an upload; the best confidence of each class makes class filters work on images."""
-    facts = _without_nothing(
+    """The fields of an upload."""
+    shared = _without_nothing(
         {
             "image_id": document.image_id,
             "event_source": document.event_source,
@@ -40,34 +41,32 @@ def content_of(document: EmbeddingDocument) -> Content:
             "height": document.height,
         }
     )
-    best: dict[str, float] = {}
-    for detection in document.detections:
-        best[detection.class_name] = max(detection.confidence, best.get(detection.class_name, 0.0))
-    image = {
-        **facts,
-        "event_id": document.event_id,
-        "content_type": document.content_type,
-        "sha256": document.sha256,
-        "size_bytes": document.size_bytes,
-        "object_count": len(document.detections),
-        "classes": list(best),
-        "max_confidence": max(best.values(), default=0.0),
-        "class_confidence": {confidence_field(name).split(".", 1)[1]: value for name, value in best.items()},
-        "vector": document.vector,
-    }
     objects = [
         {
-            **facts,
+            **shared,
             "ordinal": detection.ordinal,
             "class": detection.class_name,
             "confidence": detection.confidence,
             "box": detection.box,
             "area": (detection.box_normalised[2] - detection.box_normalised[0])
             * (detection.box_normalised[3] - detection.box_normalised[1]),
+            "ranked": ranked([(detection.class_name, detection.confidence)]),
             "vector": detection.vector,
         }
         for detection in document.detections
     ]
+    image = {
+        **shared,
+        "event_id": document.event_id,
+        "content_type": document.content_type,
+        "sha256": document.sha256,
+        "size_bytes": document.size_bytes,
+        "object_count": len(objects),
+        "classes": list(dict.fromkeys(detection.class_name for detection in document.detections)),
+        "area": [one["area"] for one in objects],
+        "ranked": ranked((one.class_name, one.confidence) for one in document.detections),
+        "vector": document.vector,
+    }
     return Content(image, objects)
 
 
@@ -88,7 +87,12 @@ def image_document(image_id: str, state: ImageState) -> dict[str, Any]:
         kept = {"kept": changeable} if changeable else {}
         return {"image_id": image_id, **registers, "object_count": 0, "hidden": True, **kept}
     assert state.content is not None
-    return {**state.content.image, **registers, **changeable}
+    image = state.content.image
+    derived = {
+        "facts": facts(state.metadata),
+        "words": words(image.get("filename"), state.tags, state.metadata),
+    }
+    return {**image, **registers, **changeable, **derived}
 
 
 def object_documents(state: ImageState) -> list[dict[str, Any]]:
@@ -96,7 +100,15 @@ def object_documents(state: ImageState) -> list[dict[str, Any]]:
     if not state.visible or state.content is None:
         return []
     changeable = _without_nothing({"version": state.version, "tags": state.tags, "metadata": state.metadata})
-    return [{**one, **changeable} for one in state.content.objects]
+    changeable["facts"] = facts(state.metadata)
+    return [
+        {
+            **one,
+            **changeable,
+            "words": words(one.get("filename"), state.tags, state.metadata, one["class"]),
+        }
+        for one in state.content.objects
+    ]
 
 
 def _without_nothing(facts: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from agents.settings import IndexSettings
 
 _KEYWORD = {"type": "keyword"}
 _STORED = {"type": "keyword", "index": False, "doc_values": False}
+_SIMILARITY = "any_length"
 
 #: Facts of an image that both indices hold, so that one filter works on either.
 _IMAGE_FACTS: dict[str, Any] = {
@@ -23,10 +23,26 @@ _IMAGE_FACTS: dict[str, Any] = {
     "tags": _KEYWORD,
     "captured_at": {"type": "date"},
     "uploaded_at": {"type": "date"},
-    "metadata": {"type": "flat_object"},
+    # Not parsed: whatever keys a publisher uses, they become no fields. Filters ask for `facts`.
+    "metadata": {"type": "object", "enabled": False},
     "width": {"type": "integer"},
     "height": {"type": "integer"},
+    # Of objects their own, of images those of all their objects: share of the image, and `agents.index.tokens`.
+    "area": {"type": "double"},
+    "ranked": _KEYWORD,
+    "facts": _KEYWORD,
+    "words": {
+        "type": "text",
+        # The words are parted by spaces already, so no version of an analyzer decides what is found.
+        "analyzer": "whitespace",
+        "similarity": _SIMILARITY,
+        "norms": False,
+        "index_options": "freqs",
+    },
 }
+
+#: Made of other fields whenever a document is written, so they are not kept; no answer of OpenSearch holds them.
+DERIVED = ("facts", "words")
 
 
 #: What searches may see: neither deleted images nor those of which only an update has come so far. The image alias has
@@ -44,11 +60,6 @@ class ModelIdentity:
     classes: tuple[str, ...]
 
 
-def confidence_field(class_name: str) -> str:
-    """Field of an image document with the highest confidence of a class; OpenSearch splits names at dots."""
-    return "class_confidence." + re.sub(r"[^\w-]+", "_", class_name)
-
-
 def index_name(alias: str, model: ModelIdentity) -> str:
     """The index behind an alias: one for each model, since vectors of two models are never compared."""
     return f"{alias}-{model.digest[:12]}"
@@ -56,7 +67,6 @@ def index_name(alias: str, model: ModelIdentity) -> str:
 
 def images_index(settings: IndexSettings, model: ModelIdentity) -> dict[str, Any]:
     """Settings and mappings of the image index."""
-    confidences = {confidence_field(name).split(".", 1)[1]: {"type": "float"} for name in model.classes}
     own = {
         "event_id": _STORED,
         "content_type": _KEYWORD,
@@ -71,8 +81,6 @@ def images_index(settings: IndexSettings, model: ModelIdentity) -> dict[str, Any
         # Of an image that is not there yet: searches must not see it, so it is not indexed.
         "kept": {"type": "object", "enabled": False},
         "classes": _KEYWORD,
-        "max_confidence": {"type": "float"},
-        "class_confidence": {"properties": confidences},
     }
     return _index(settings, model, own)
 
@@ -84,7 +92,6 @@ def objects_index(settings: IndexSettings, model: ModelIdentity) -> dict[str, An
         "class": _KEYWORD,
         "confidence": {"type": "float"},
         "box": {"type": "float", "index": False, "doc_values": False},
-        "area": {"type": "float"},
     }
     return _index(settings, model, own)
 
@@ -110,11 +117,13 @@ def _index(settings: IndexSettings, model: ModelIdentity, own: dict[str, Any]) -
                 "auto_expand_replicas": f"0-{settings.replicas}",
                 "refresh_interval": settings.refresh_interval,
                 "gc_deletes": settings.gc_deletes,
-                "mapping.total_fields.limit": 200 + len(model.classes),
+                # Tags and file names are lists of words, not prose: a longer one is no worse.
+                f"similarity.{_SIMILARITY}": {"type": "BM25", "b": 0},
             }
         },
         "mappings": {
             "dynamic": "strict",
+            "_source": {"excludes": list(DERIVED)},
             "_meta": {"model_name": model.name, "model_digest": model.digest},
             "properties": properties,
         },

@@ -22,8 +22,9 @@ class VectorQuestion:
         """0..1 for a cosine of -1..1."""
         if self.slope is None:
             return None
-        # tanh does not overflow, whatever the slope.
-        return 0.5 * (1.0 + math.tanh(0.5 * (self.slope * cosine + self.intercept)))
+        logit = self.slope * cosine + self.intercept
+        # Neither form overflows on its side, and far documents keep their order instead of all being 0.
+        return 1.0 / (1.0 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1.0 + math.exp(logit))
 
     def score(self, cosine: float) -> float:
         """What hits are ordered by: the relevance, else (1 + cosine) / 2; both grow with the cosine."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from opensearchpy import AsyncOpenSearch
@@ -115,9 +114,8 @@ class IndexWriter:
                 if not np.isfinite(vector).all() or not vector.any():
                     return ItemBroken("bad_vector", "a vector is zero or not finite")
             terms += [change.event_source, change.tenant or "", change.content_type or ""]
-        terms += _leaves(getattr(change, "metadata", None) or {})
         if any(len(term) > _MAX_TERM_BYTES // 4 and len(term.encode()) > _MAX_TERM_BYTES for term in terms):
-            return ItemBroken("index_refused", f"a tag or another value has more than {_MAX_TERM_BYTES} bytes")
+            return ItemBroken("index_refused", f"a tag or another name has more than {_MAX_TERM_BYTES} bytes")
         return None
 
     async def _write(self, waiting: list[_Work]) -> dict[int, Outcome]:
@@ -253,18 +251,6 @@ def _at_once(work: _Work, stored: dict[str, Stored]) -> bool:
     grow from writer to writer, a slow one overwrites nothing, and a refusal leaves what is there.
     """
     return work.image_id not in stored and len(work.changes) == 1
-
-
-def _leaves(value: Any, path: str = "metadata") -> Iterator[str]:
-    """The terms that OpenSearch makes of a flat object: paths with their values."""
-    if isinstance(value, dict):
-        for name, child in value.items():
-            yield from _leaves(child, f"{path}.{name}")
-    elif isinstance(value, list):
-        for child in value:
-            yield from _leaves(child, path)
-    else:
-        yield f"{path}={value}"
 
 
 class _KeyedLocks:

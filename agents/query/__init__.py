@@ -1,0 +1,1 @@
+"""Requests as questions to the index."""
