@@ -79,8 +79,8 @@ def request_of(question: str | SearchRequest | None, asked: Mapping[str, Any]) -
         return SearchRequest.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BadRequest("bad_request", f"{place}: {first['msg']}" if place else first["msg"]) from None
+        place, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise BadRequest("bad_request", f"{place}: {reason}" if place else reason) from None
 
 
 def similar_request(asked: Mapping[str, Any]) -> SearchRequest:

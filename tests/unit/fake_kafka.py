@@ -1,4 +1,4 @@
-"""A broker in memory, with just what the client uses of confluent-kafka: topics, partitions, offsets, times, headers."""
+"""A broker in memory, with just what the client uses of confluent-kafka: records, offsets, times, headers."""
 
 from __future__ import annotations
 

@@ -34,9 +34,7 @@ class AgentDouble:
         self.addresses.append(address)
         if (reply := self.answer(request)) is not None:
             headers = [(CORRELATION_ID, address.correlation_id)]
-            self.broker.write(
-                address.topic, reply.to_kafka(), headers=headers, partition=address.partition or 0
-            )
+            self.broker.write(address.topic, reply.to_kafka(), headers=headers, partition=address.partition or 0)
 
 
 def pages_of(total: int) -> Callable[[SearchRequest], SearchReply]:

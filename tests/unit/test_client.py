@@ -378,7 +378,9 @@ async def test_what_is_cancelled_or_too_late_is_forgotten(broker: FakeBroker, ag
             await asyncio.sleep(0)
         for task in waiting:
             task.cancel()
-        assert all(isinstance(done, asyncio.CancelledError) for done in await asyncio.gather(*waiting, return_exceptions=True))
+        assert all(
+            isinstance(done, asyncio.CancelledError) for done in await asyncio.gather(*waiting, return_exceptions=True)
+        )
         with pytest.raises(NoReply):
             await client.search("x", timeout=0.01)
         assert client._connection.waiting == 0
