@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agents.index.queries import IndexSearcher
 from opensearchpy.exceptions import ConnectionTimeout, NotFoundError, TransportError
 
 from agents.delivery.failures import DependencyDown
 from agents.index.mappings import ModelIdentity
-from agents.index.queries import IndexSearcher
 from agents.settings import IndexSettings
 from sightlog.errors import ContractError
 from sightlog.filters import SearchFilters
