@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from agents.index.question import VectorQuestion
 from sightlog.documents import (
@@ -49,11 +51,23 @@ class Thing:
         """What filters for classes and boxes look at."""
         return (self.detection,) if self.detection else self.image.detections
 
+    @cached_property
+    def words(self) -> Counter[str]:
+        """What `lexical` is compared with, and how often it is there."""
+        image = self.image
+        texts = [image.filename or "", *image.tags, *(str(value) for _, value in leaves(image.metadata))]
+        if self.detection is not None:
+            texts.append(self.detection.class_name)
+        return Counter(word for text in texts for word in split_words(text))
+
+    @cached_property
+    def direction(self) -> npt.NDArray[np.float64]:
+        """The vector, in float64 of unit length."""
+        return _unit((self.detection or self.image).vector)
+
     def cosine(self, question: VectorQuestion) -> float:
-        """Between the question and the vector, in float64."""
-        held = np.asarray((self.detection or self.image).vector, np.float64)
-        asked = np.asarray(question.vector, np.float64)
-        return float(held @ asked / np.linalg.norm(held) / np.linalg.norm(asked))
+        """Between the question and the vector."""
+        return float(self.direction @ _unit(question.vector))
 
 
 @dataclass(frozen=True)
@@ -126,15 +140,14 @@ class Oracle:
 
     def _bm25(self, request: SearchRequest, wanted: Sequence[Thing]) -> dict[str, float]:
         """Scores of those with at least one of the words; how rare a word is, is counted over the whole index."""
-        everything = [Counter(words_of(thing)) for thing in self._things[request.target]]
+        everything = [thing.words for thing in self._things[request.target]]
         documents = sum(1 for words in everything if words)
         scores: dict[str, float] = {}
         for word in dict.fromkeys(split_words(request.lexical or "")):
             holding = sum(1 for words in everything if word in words)
             rarity = math.log(1 + (documents - holding + 0.5) / (holding + 0.5))
             for thing in wanted:
-                times = words_of(thing).count(word)
-                if times:
+                if times := thing.words[word]:
                     scores[thing.id] = scores.get(thing.id, 0.0) + rarity * times / (times + _BM25_K1)
         return scores
 
@@ -239,13 +252,9 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
         yield ".".join(path), value
 
 
-def words_of(thing: Thing) -> list[str]:
-    """The words that `lexical` is compared with, as often as they are there."""
-    image = thing.image
-    texts = [image.filename or "", *image.tags, *(str(value) for _, value in leaves(image.metadata))]
-    if thing.detection is not None:
-        texts.append(thing.detection.class_name)
-    return [word for text in texts for word in split_words(text)]
+def _unit(vector: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    held = np.asarray(vector, np.float64)
+    return np.asarray(held / np.linalg.norm(held))
 
 
 def split_words(text: str) -> list[str]:

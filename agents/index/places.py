@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from opensearchpy import AsyncOpenSearch
-from opensearchpy.exceptions import NotFoundError, TransportError
+from opensearchpy.exceptions import TransportError
 
+from agents.delivery.failures import DependencyDown
 from agents.index.connection import Overloaded, translated_failures
 from sightlog.errors import ContractError
 
@@ -50,5 +51,5 @@ async def close_point_in_time(client: AsyncOpenSearch, pit: str) -> None:
     try:
         with translated_failures("point in time"):
             await client.delete_pit(body={"pit_id": [pit]})
-    except (NotFoundError, TransportError):
+    except (DependencyDown, TransportError):
         pass
