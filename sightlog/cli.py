@@ -16,7 +16,7 @@ _COMMANDS = {
     "logs": Lazy("stack.cli:logs", "Show the log of a component.", "stack"),
     "demo": Lazy("stack.demo:demo", "Start everything, ingest pictures, find them again.", "stack"),
     "ingest": Lazy("sightlog.ingest:ingest", "Publish images and follow them until they can be found.", "scenes"),
-    "search": Lazy("sightlog.find:search", "Find images or objects with words.", ""),
+    "search": Lazy("sightlog.find:search", "Find images or objects with words, pictures and filters.", ""),
     "dlq": Lazy("sightlog.dlq:dlq", "List, show, replay and drop dead letters.", ""),
     "models": Lazy("models.cli:models", "Export, import, look at and choose models.", "stack"),
     "worker": Lazy("agents.cli:worker", "Run one worker in the foreground.", "agents"),

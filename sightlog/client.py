@@ -2,181 +2,166 @@
 
 from __future__ import annotations
 
-import random
-import threading
+import concurrent.futures
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from datetime import datetime
 from types import TracebackType
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from typing_extensions import Unpack
 
-from sightlog.errors import ContractError, FileTooLarge, NoReply, PublishFailed, SearchFailed, SightlogError
-from sightlog.events import ImageEvent, ImageUploaded
-from sightlog.reply_address import CORRELATION_ID, ReplyAddress
-from sightlog.search import SearchReply, SearchRequest
-from sightlog.settings import MAX_RECORD_BYTES, ClientSettings
+from sightlog.connection import Connection
+from sightlog.consuming import consumer_at_end
+from sightlog.documents import IndexReceipt
+from sightlog.errors import FileTooLarge, PublishFailed
+from sightlog.events import ImageEvent
+from sightlog.outcomes import settled, waits_for
+from sightlog.pictures import About, Picture, event_of
+from sightlog.published import Published
+from sightlog.questions import Asked, first_page, next_page, read_reply, request_of, similar_request
+from sightlog.search import Hit, SearchReply, SearchRequest
+from sightlog.settings import ClientSettings
 
-#: A consumer polls in slices of this length, so that close() is never far away.
-_POLL_SECONDS = 0.2
+__all__ = ["Client", "consumer_at_end"]
 
-
-def consumer_at_end(bootstrap: str, *topics: str) -> Consumer:
-    """A consumer assigned to the present end of topics: it sees everything written after this call returns.
-
-    Assigned with explicit offsets, not subscribed: no group, no rebalance, and no race with the first message.
-    Raises SightlogError when the broker does not answer or a topic is missing.
-    """
-    consumer = _new_consumer(bootstrap)
-    _assign_end(
-        consumer, bootstrap, [TopicPartition(t, p) for t in topics for p in _partitions(consumer, bootstrap, t)]
-    )
-    return consumer
-
-
-def _new_consumer(bootstrap: str) -> Consumer:
-    return Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": f"sightlog-client-{uuid.uuid4().hex}",
-            "enable.auto.commit": False,
-            "fetch.min.bytes": 1,
-            "log_level": 0,
-        }
-    )
-
-
-def _partitions(consumer: Consumer, bootstrap: str, topic: str) -> list[int]:
-    try:
-        found = list(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
-    except KafkaException as error:
-        raise _unreachable(bootstrap, error) from None
-    if not found:
-        raise SightlogError(f"topic {topic} does not exist at {bootstrap}; sightlog up creates it")
-    return found
-
-
-def _assign_end(consumer: Consumer, bootstrap: str, partitions: list[TopicPartition]) -> None:
-    try:
-        for partition in partitions:
-            partition.offset = consumer.get_watermark_offsets(partition, timeout=10)[1]
-        consumer.assign(partitions)
-    except KafkaException as error:
-        raise _unreachable(bootstrap, error) from None
-
-
-def _unreachable(bootstrap: str, error: KafkaException) -> SightlogError:
-    return SightlogError(f"no answer from Kafka at {bootstrap}: {error.args[0].str()}; is the stack up (sightlog up)?")
+#: While the producer's buffer is full.
+_ROOM_SECONDS = 0.01
 
 
 class Client:
-    """Publishes image events and asks the search agent, over Kafka topics. Safe to use from several threads.
+    """Publishes images and asks the search agent, over Kafka topics.
+
+    One client serves all threads of a process, over one connection; a process that is forked opens its own. `caller` is
+    on whose behalf searches are asked, where one process asks for many: callers take turns.
 
     >>> with Client() as client:                                     # doctest: +SKIP
-    ...     client.publish(new_upload(jpeg, source="/example"), key="photo-1")
-    ...     reply = client.search(SearchRequest(text="a striped red circle"))
+    ...     published = client.publish("garden.jpg", tags=["night"])
+    ...     client.wait_until_indexed(published)
+    ...     for hit in client.search("a fox", target="objects", filters={"tags": ["night"]}).hits:
+    ...         print(hit.image_id, hit.box, hit.relevance)
     """
 
-    def __init__(self, settings: ClientSettings | None = None) -> None:
+    def __init__(self, settings: ClientSettings | None = None, *, caller: str | None = None) -> None:
+        """Settings come from the environment and the running stack unless given. Connects when first needed."""
         self.settings = settings or ClientSettings.load()
-        self._producer = Producer(
-            {
-                "bootstrap.servers": self.settings.kafka,
-                "enable.idempotence": True,
-                # Every request is waited for: nothing is won by holding it back.
-                "linger.ms": 0,
-                "message.max.bytes": MAX_RECORD_BYTES,
-                # Files wait here for the broker: bounded, so that a large folder does not end up in memory.
-                "queue.buffering.max.kbytes": 64 * 1024,
-                "log_level": 0,
-            }
-        )
-        self._waiting: dict[bytes, Future[SearchReply]] = {}
-        self._replies: _ReplyReader | None = None
-        self._start = threading.Lock()
+        self._connection = Connection(self.settings, caller)
 
-    def publish(self, event: ImageEvent, *, key: str | None = None, timeout: float = 30.0) -> None:
-        """Publish one event and wait until the broker has it. Raises PublishFailed, FileTooLarge."""
-        outcome = self.publish_async(event, key=key)
-        self._producer.flush(timeout)
+    def search(
+        self, question: str | SearchRequest | None = None, *, timeout: float | None = None, **asked: Unpack[Asked]
+    ) -> SearchReply:
+        """Ask once: `search("a red star", k=3)`, `search(image="a.jpg", target="objects")`, or a whole SearchRequest.
+
+        The keywords are the fields of SearchRequest; `image` may be bytes, a path or an open file. `timeout`: seconds
+        from sending to the reply, SIGHTLOG_SEARCH_TIMEOUT unless given; nobody works for a request that is over.
+        Hits come by falling score, vectors in them (`include_vectors=True`) are float32 [dim] of unit length.
+
+        Raises BadRequest when the question does not fit, another SearchFailed by the code of the reply, NoReply,
+        SightlogError when Kafka does not answer.
+        """
+        return self._ask(request_of(question, asked), timeout)
+
+    def similar(self, *, timeout: float | None = None, **asked: Unpack[Asked]) -> SearchReply:
+        """What is like one picture (`image`, `dataref`), one indexed image (`image_id`) or object (`object_id`).
+
+        Objects are compared with objects unless `target` says otherwise. What is in the index is like itself most.
+        Otherwise as `search`; raises NotIndexed when the image or object is not there.
+        """
+        return self._ask(similar_request(asked), timeout)
+
+    def pages(
+        self, question: str | SearchRequest | None = None, *, timeout: float | None = None, **asked: Unpack[Asked]
+    ) -> Iterator[SearchReply]:
+        """Replies of `k` hits each, as far as there are any, to 10,000 hits; each is asked for when it is wanted.
+
+        All pages are of the index as it was at the first one. `timeout` is of each page. Raises as `search`, and
+        ExpiredCursor when the caller takes longer for a page than the agent keeps it open.
+        """
+        return self._pages(first_page(request_of(question, asked)), timeout)
+
+    def hits(
+        self, question: str | SearchRequest | None = None, *, timeout: float | None = None, **asked: Unpack[Asked]
+    ) -> Iterator[Hit]:
+        """The hits of all pages, one by one; `itertools.islice(client.hits(...), 500)` asks for no more than it needs.
+
+        `k` is how many hits come with each request. Raises as `pages`.
+        """
+        return (hit for reply in self.pages(question, timeout=timeout, **asked) for hit in reply.hits)
+
+    def publish(
+        self, image: ImageEvent | Picture, *, key: str | None = None, timeout: float = 30.0, **about: Unpack[About]
+    ) -> Published:
+        """Publish a picture (bytes, a path, an open file) or an event, and return when the broker has it.
+
+        `key` is the image id; without it the event's subject, else the SHA-256 of the bytes, so that the same picture
+        twice is one image. `tags`, `metadata`, `captured_at`, `filename` and `source` describe a picture; an event has
+        its own. `timeout` in seconds. What comes back is what `wait_until_indexed` takes.
+
+        Raises FileTooLarge above SIGHTLOG_INLINE_LIMIT bytes, PublishFailed when the broker does not confirm (the event
+        may still be published), ValueError when tags or metadata are not as an event has them, OSError when a file
+        cannot be read.
+        """
+        record = self._connection.outgoing(event_of(image, about, self.settings.inline_limit), key)
+        end = time.monotonic() + timeout
+        while (outcome := self._connection.publish(record)) is None and time.monotonic() < end:
+            time.sleep(_ROOM_SECONDS)
         try:
-            outcome.result(timeout=0)
-        except FutureTimeout:
-            raise PublishFailed(f"{self.settings.kafka} did not confirm within {timeout} s") from None
+            if outcome is not None:
+                return outcome.result(max(0.0, end - time.monotonic()))
+        except concurrent.futures.TimeoutError:
+            pass
+        raise PublishFailed(f"{self.settings.kafka} did not confirm within {timeout:g} s")
 
-    def publish_async(self, event: ImageEvent, *, key: str | None = None, structured: bool = False) -> Future[None]:
+    def publish_async(
+        self, event: ImageEvent, *, key: str | None = None, structured: bool = False
+    ) -> Future[Published]:
         """Hand one event to the producer; the future is done, or failed with PublishFailed, when the broker answered.
 
         It fails at once with FileTooLarge when the file is above the inline limit.
-        Blocks while the producer's buffer is full.
+        Blocks while the producer's buffer of 64 MiB is full.
         """
-        outcome: Future[None] = Future()
-        if isinstance(event, ImageUploaded) and len(event.data or b"") > self.settings.inline_limit:
-            outcome.set_exception(
-                FileTooLarge(
-                    f"{key or event.subject or event.id}: the file has more than the {self.settings.inline_limit} bytes"
-                    " of an event; put it where the vision workers may read it and give its URI as dataref"
-                )
-            )
-            return outcome
-        value, headers = event.to_kafka(structured=structured)
-
-        def delivered(error: KafkaError | None, _message: Message) -> None:
-            if error is None:
-                outcome.set_result(None)
-            else:
-                outcome.set_exception(PublishFailed(f"{key or event.subject or event.id}: {error.str()}"))
-
-        while True:
-            try:
-                self._producer.produce(self.settings.topics.images, value, key, headers=headers, on_delivery=delivered)
-                break
-            except BufferError:
-                self._producer.poll(0.1)
-            except KafkaException as error:
-                outcome.set_exception(PublishFailed(f"{key or event.id}: {error.args[0].str()}"))
-                break
-        self._producer.poll(0)
+        try:
+            record = self._connection.outgoing(event, key, structured=structured)
+        except FileTooLarge as error:
+            refused: Future[Published] = Future()
+            refused.set_exception(error)
+            return refused
+        while (outcome := self._connection.publish(record)) is None:
+            time.sleep(_ROOM_SECONDS)
         return outcome
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until the broker answered for everything published so far. Raises PublishFailed."""
-        left = self._producer.flush(timeout)
-        if left:
+        if left := self._connection.flush(timeout):
             raise PublishFailed(f"{left} events were not confirmed by {self.settings.kafka} within {timeout} s")
 
-    def search(self, request: SearchRequest, *, timeout: float | None = None) -> SearchReply:
-        """Ask the search agent. Raises NoReply after `timeout` seconds, SearchFailed when the reply is an error."""
-        timeout = self.settings.search_timeout if timeout is None else timeout
-        replies = self._reply_reader()
-        correlation_id = uuid.uuid4().bytes
-        address = ReplyAddress(
-            topic=self.settings.topics.replies,
-            partition=replies.partition,
-            correlation_id=correlation_id,
-            deadline_ms=int((time.time() + timeout) * 1000),
-        )
-        outcome: Future[SearchReply] = Future()
-        self._waiting[correlation_id] = outcome
+    def wait_until_indexed(
+        self,
+        images: str | Published | Iterable[str | Published],
+        *,
+        timeout: float = 60.0,
+        since: datetime | None = None,
+    ) -> dict[str, IndexReceipt]:
+        """Return the receipts, by image id, when searches see all of these images.
+
+        Best with what `publish` returned: it is told from earlier and later events of the same image. Of a bare image
+        id the outcome counts that was written at any time from `since` on, ten minutes ago unless given.
+
+        Raises BecameDeadLetter, whose `code` and `letters` say why, once every image has an outcome or `timeout`
+        seconds are over; NotSearchableYet when the time is over; SightlogError when Kafka does not answer.
+        """
+        waits = waits_for(images, since)
         try:
-            self._producer.produce(self.settings.topics.requests, request.to_kafka(), headers=address.to_headers())
-            self._producer.poll(0)
-            reply = outcome.result(timeout)
-        except FutureTimeout:
-            raise NoReply(f"no reply within {timeout:g} s; is a search worker running (sightlog status)?") from None
+            self._connection.expect(waits)
+            concurrent.futures.wait([wait.outcome for wait in waits], timeout)
+            return settled(waits, timeout)
         finally:
-            del self._waiting[correlation_id]
-        if reply.error is not None:
-            raise SearchFailed(reply.error.code, reply.error.message)
-        return reply
+            for wait in waits:
+                wait.outcome.cancel()
 
     def close(self) -> None:
-        """Stop reading replies and send what is still buffered."""
-        if self._replies is not None:
-            self._replies.stop()
-        self._producer.flush(5)
+        """Send what is still buffered and stop reading; what still waits on other threads fails."""
+        self._connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -186,49 +171,21 @@ class Client:
     ) -> None:
         self.close()
 
-    def _reply_reader(self) -> _ReplyReader:
-        with self._start:
-            if self._replies is None:
-                self._replies = _ReplyReader(self.settings, self._waiting)
-            return self._replies
+    def _ask(self, request: SearchRequest, timeout: float | None) -> SearchReply:
+        seconds = self.settings.search_timeout if timeout is None else timeout
+        self._connection.ready().result()
+        reply = self._connection.ask(request, seconds)
+        try:
+            value = reply.result(seconds)
+        except concurrent.futures.TimeoutError:
+            raise self._connection.no_reply(seconds) from None
+        finally:
+            reply.cancel()
+        return read_reply(value)
 
-
-class _ReplyReader:
-    """Reads one partition of the reply topic on a thread and completes the futures that wait for it.
-
-    Clients share the topic; each takes one partition, and replies to others on the same partition are passed over.
-    """
-
-    def __init__(self, settings: ClientSettings, waiting: dict[bytes, Future[SearchReply]]) -> None:
-        topic = settings.topics.replies
-        self._waiting = waiting
-        self._stopped = threading.Event()
-        self._consumer = _new_consumer(settings.kafka)
-        self.partition: int = random.choice(_partitions(self._consumer, settings.kafka, topic))
-        _assign_end(self._consumer, settings.kafka, [TopicPartition(topic, self.partition)])
-        self._thread = threading.Thread(target=self._read, name="sightlog-replies", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-        self._consumer.close()
-
-    def _read(self) -> None:
-        for message in messages(self._consumer, self._stopped):
-            correlation_id = dict(message.headers() or []).get(CORRELATION_ID)
-            outcome = self._waiting.get(correlation_id) if isinstance(correlation_id, bytes) else None
-            if outcome is None or outcome.done():
-                continue
-            try:
-                outcome.set_result(SearchReply.from_kafka(message.value()))
-            except ContractError as error:
-                outcome.set_exception(error)
-
-
-def messages(consumer: Consumer, stopped: threading.Event) -> Iterator[Message]:
-    """Messages of an assigned consumer until `stopped` is set; broker hiccups are waited out by librdkafka."""
-    while not stopped.is_set():
-        message = consumer.poll(_POLL_SECONDS)
-        if message is not None and message.error() is None:
-            yield message
+    def _pages(self, request: SearchRequest, timeout: float | None) -> Iterator[SearchReply]:
+        asking: SearchRequest | None = request
+        while asking is not None:
+            reply = self._ask(asking, timeout)
+            yield reply
+            asking = next_page(reply)

@@ -77,7 +77,8 @@ Base64Bytes = Annotated[
 ]
 
 
-def _as_utc(value: datetime) -> datetime:
+def as_utc(value: datetime) -> datetime:
+    """The same moment in UTC; without a zone it is taken as UTC. Raises ValueError outside the years 1 to 9999."""
     try:
         return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
     except OverflowError:  # pydantic turns only ValueError into a complaint about the message
@@ -85,7 +86,7 @@ def _as_utc(value: datetime) -> datetime:
 
 
 #: A moment in UTC; a time without a zone is taken as UTC.
-UtcTime = Annotated[datetime, AfterValidator(_as_utc)]
+UtcTime = Annotated[datetime, AfterValidator(as_utc)]
 
 
 def now() -> datetime:

@@ -2,122 +2,147 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import os
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import click
 from rich.console import Console
-from rich.table import Table
 
+from sightlog import thumbnails
 from sightlog.client import Client
-from sightlog.filters import SearchFilters
-from sightlog.search import MAX_IMAGE, MAX_TEXT, Hit, SearchReply, SearchRequest
+from sightlog.contact_sheet import contact_sheet
+from sightlog.find_question import question_options, request_from
+from sightlog.find_table import show
+from sightlog.hit_pictures import can_read
+from sightlog.say import say
+from sightlog.search import SearchReply, SearchRequest
 from sightlog.settings import ClientSettings
 
-_DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+__all__ = ["search", "show"]
 
 
 @click.command()
-@click.argument("text", required=False)
+@question_options
+@click.option("--facets", is_flag=True, help="Count classes, tags and months over what was found.")
+@click.option("--page", "one_by_one", is_flag=True, help="Go through page after page; stops when you do.")
+@click.option("--all", "all_pages", is_flag=True, help="All pages, to 10,000 hits.")
+@click.option("--timeout", type=click.FloatRange(min=0.05), help="Seconds to wait for each reply.")
+@click.option("--json", "as_json", is_flag=True, help="Print each reply as a line of JSON.")
+@click.option("--vectors", is_flag=True, help="With --json: the vectors too, as base64 of float32.")
+@click.option("--open", "opens", is_flag=True, help="Show a contact sheet, with boxes, in the browser.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the contact sheet to this file.")
 @click.option(
-    "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Find what looks like this picture."
+    "--pictures",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with the files whose place is not known, by their names.",
 )
-@click.option("--objects", is_flag=True, help="Find objects in images rather than images.")
-@click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="How many hits at most.")
-@click.option("--class", "classes", multiple=True, help="Only with a detected object of this class; may be repeated.")
-@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Of that object's detection.")
-@click.option("--tag", "tags", multiple=True, help="Only with this tag; may be repeated, all must be there.")
-@click.option("--captured-after", type=_DAY, help="Taken at or after this time, UTC.")
-@click.option("--captured-before", type=_DAY, help="Taken before this time, UTC.")
-@click.option("--uploaded-after", type=_DAY, help="Uploaded at or after this time, UTC.")
-@click.option("--uploaded-before", type=_DAY, help="Uploaded before this time, UTC.")
-@click.option("--timeout", type=click.FloatRange(min=0.05), help="Seconds to wait for the reply.")
-@click.option("--json", "as_json", is_flag=True, help="Print the reply as JSON.")
+@click.option(
+    "--thumbnails",
+    "wanted",
+    type=click.Choice(["auto", "kitty", "iterm2", "blocks", "off"]),
+    default="auto",
+    show_default=True,
+    help="How the table shows pictures that are on this machine.",
+)
 def search(
-    text: str | None,
-    image: Path | None,
-    objects: bool,
-    k: int,
-    classes: tuple[str, ...],
-    min_confidence: float | None,
-    tags: tuple[str, ...],
-    captured_after: datetime | None,
-    captured_before: datetime | None,
-    uploaded_after: datetime | None,
-    uploaded_before: datetime | None,
+    facets: bool,
+    one_by_one: bool,
+    all_pages: bool,
     timeout: float | None,
     as_json: bool,
+    vectors: bool,
+    opens: bool,
+    out: Path | None,
+    pictures: Path | None,
+    wanted: str,
+    **question: Any,
 ) -> None:
-    """Find images, or objects in images, that match TEXT or look like a picture.
+    """Find images, or objects in images, that match TEXT, look like a picture, or both.
+
+    A weight may follow --plus, --minus, --like and --unlike: --minus "people^0.5". Conditions on metadata compare
+    numbers as numbers and everything else as text.
 
     \b
     Examples:
       sightlog search "a striped red circle"
       sightlog search "something dotted" --objects --class star --min-confidence 0.8
-      sightlog search "a blue ring above a green cross" --tag demo --json
-      sightlog search --image holiday.jpg -k 5
+      sightlog search "a beach" --minus people --after 2026-01-01 --meta site=north --meta 'temperature>=20'
+      sightlog search --like holiday.jpg --plus "at night^0.5" -k 5
+      sightlog search --like-object image-1#0 --objects --group --min-relevance 0.5
+      sightlog search "a ring" --words garden --tag demo --not-tag draft --facets
+      sightlog search "a red circle" --class circle --class star --all-classes --page
+      sightlog search "a red circle" --objects --all --json
+      sightlog search "a red circle" --objects --open --pictures ~/Pictures
     """
-    request = SearchRequest(
-        text=text if image is None else None,
-        image=_picture(image, text),
-        target="objects" if objects else "images",
-        k=k,
-        filters=SearchFilters(
-            classes=classes,
-            min_confidence=min_confidence,
-            tags=tags,
-            captured_from=captured_after,
-            captured_to=captured_before,
-            uploaded_from=uploaded_after,
-            uploaded_to=uploaded_before,
-        ),
-    )
-    with Client(ClientSettings.load()) as client:
-        reply = client.search(request, timeout=timeout)
-    if as_json:
-        click.echo(reply.model_dump_json(by_alias=True, exclude_none=True))
+    paging = one_by_one or all_pages
+    request = request_from(question, pages=paging, facets=facets, vectors=vectors)
+    console = Console()
+    way = _way(wanted, console)
+    asks_on = one_by_one and not all_pages
+    shown: list[SearchReply] = []
+    with Client(ClientSettings.load()) as client, closing(_replies(client, request, timeout, paging)) as replies:
+        for reply in replies:
+            shown.append(reply)
+            if as_json:
+                click.echo(reply.model_dump_json(by_alias=True, exclude_none=True))
+            else:
+                show(reply, objects=request.target == "objects", console=console, way=way, folder=pictures)
+            if asks_on and (reply.cursor is None or not _goes_on()):
+                break
+    if opens or out is not None:
+        _write_sheet(shown, _title(request), pictures, out, opens)
+
+
+def _replies(
+    client: Client, request: SearchRequest, timeout: float | None, paging: bool
+) -> Generator[SearchReply, None, None]:
+    if paging:
+        yield from client.pages(request, timeout=timeout)
     else:
-        show(reply, objects=objects, console=Console())
+        yield client.search(request, timeout=timeout)
 
 
-def _picture(image: Path | None, text: str | None) -> bytes | None:
-    """The bytes of the query picture; complains unless there is exactly one question, of a size that can be asked."""
-    if (image is None) == (text is None):
-        raise click.UsageError("give TEXT or --image FILE, one of them")
-    if image is None:
-        if not (text or "").strip() or len(text or "") > MAX_TEXT:
-            raise click.BadParameter(f"give 1 to {MAX_TEXT} characters, not only blanks", param_hint="TEXT")
+def _goes_on() -> bool:
+    """Whether a person wants the next page; nobody there: no."""
+    try:
+        return click.confirm("next page?", default=True, err=True)
+    except click.Abort:
+        return False
+
+
+def _way(wanted: str, console: Console) -> thumbnails.Way | None:
+    if wanted == "off" or not can_read():
         return None
-    size = image.stat().st_size
-    if not 0 < size <= MAX_IMAGE:
-        limit = f"{MAX_IMAGE // 1024**2} MiB"
-        raise click.BadParameter(f"{size} bytes; a query picture has 1 byte to {limit}", param_hint="--image")
-    return image.read_bytes()
+    return thumbnails.way(console, os.environ) if wanted == "auto" else cast(thumbnails.Way, wanted)
 
 
-def show(reply: SearchReply, *, objects: bool, console: Console) -> None:
-    """Print hits as a table."""
-    if not reply.hits:
-        console.print("nothing found; fewer filters, or sightlog status to see what is indexed")
-        return
-    table = Table(box=None, header_style="bold")
-    table.add_column("score", justify="right")
-    table.add_column("cosine", justify="right")
-    table.add_column("object" if objects else "image", no_wrap=True)
-    if objects:
-        table.add_column("class")
-        table.add_column("conf.", justify="right")
-        table.add_column("box (pixels)", no_wrap=True)
-    table.add_column("source", no_wrap=True)
-    table.add_column("shows", no_wrap=True)
-    for hit in reply.hits:
-        table.add_row(*_cells(hit, objects))
-    console.print(table)
-    console.print(f"{len(reply.hits)} hits in {reply.took_ms:.1f} ms", style="dim")
+def _title(request: SearchRequest) -> str:
+    """What was asked, in a line."""
+    parts: list[str] = []
+    for part in request.parts:
+        asked = part.text or part.image_id or part.object_id or "a picture"
+        weight = "" if abs(part.weight) == 1 else f"^{abs(part.weight):g}"
+        parts.append(f"{'- ' if part.weight < 0 else '+ ' if parts else ''}{asked}{weight}")
+    if request.lexical is not None:
+        parts.append(f"words: {request.lexical}")
+    return " ".join(parts)
 
 
-def _cells(hit: Hit, objects: bool) -> list[str]:
-    cells = [f"{hit.score:.3f}", f"{hit.cosine:+.3f}", hit.object_id if objects and hit.object_id else hit.image_id]
-    if objects and hit.box is not None:
-        cells += [hit.class_name or "", f"{hit.confidence or 0:.2f}", " ".join(f"{edge:.0f}" for edge in hit.box)]
-    return [*cells, hit.source, str(hit.metadata.get("shows", ""))]
+def _write_sheet(replies: list[SearchReply], title: str, folder: Path | None, out: Path | None, opens: bool) -> None:
+    page = contact_sheet(replies, title, folder).encode()
+    if out is None:
+        descriptor, name = tempfile.mkstemp(prefix="sightlog-", suffix=".html")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(page)
+        out = Path(name)
+    else:
+        out.write_bytes(page)
+    say(Console(file=sys.stderr), f"contact sheet: {out}")
+    if opens and not webbrowser.open(out.absolute().as_uri()):
+        say(Console(file=sys.stderr), "there is no browser here; open that file with one")

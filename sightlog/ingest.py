@@ -21,10 +21,10 @@ from sightlog.client import Client
 from sightlog.dead_letters import DeadLetter
 from sightlog.events import ImageUploaded, new_upload
 from sightlog.follow import Follower
-from sightlog.limits import as_name
+from sightlog.pictures import CONTENT_TYPES, as_file_name
+from sightlog.published import Published
 from sightlog.settings import ClientSettings
 
-_CONTENT_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 _SHOWN_FAILURES = 10
 
 
@@ -77,7 +77,7 @@ def ingest(
     settings = ClientSettings.load()
     files = [file for path in paths for file in _image_files(path)]
     if paths and not files:
-        raise click.UsageError(f"no {', '.join(sorted(_CONTENT_TYPES))} files in {', '.join(map(str, paths))}")
+        raise click.UsageError(f"no {', '.join(sorted(CONTENT_TYPES))} files in {', '.join(map(str, paths))}")
     console = Console(stderr=True)
     unreadable: dict[str, str] = {}
     uploads = itertools.chain(_readable(files, settings, tags, unreadable), scene_uploads(demo or 0, seed, tags))
@@ -128,7 +128,7 @@ def _publish(
 ) -> list[str]:
     """Publish everything; the ids of the images that the broker has."""
     started = time.monotonic()
-    pending: list[tuple[str, Future[None]]] = []
+    pending: list[tuple[str, Future[Published]]] = []
     for upload in uploads:
         pending.append((upload.image_id, client.publish_async(upload.event, key=upload.image_id)))
         rate = len(pending) / max(time.monotonic() - started, 1e-3)
@@ -186,7 +186,7 @@ def _image_files(path: Path) -> Iterator[Path]:
         return
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if Path(name).suffix.lower() in _CONTENT_TYPES)
+        yield from (Path(folder, name) for name in sorted(names) if Path(name).suffix.lower() in CONTENT_TYPES)
 
 
 def file_upload(path: Path, settings: ClientSettings, tags: tuple[str, ...] = ()) -> Upload:
@@ -196,10 +196,10 @@ def file_upload(path: Path, settings: ClientSettings, tags: tuple[str, ...] = ()
     event = new_upload(
         data,
         source="/sightlog/ingest",
-        filename=as_name(os.fsencode(path.name).decode("utf-8", "replace")),
+        filename=as_file_name(path.name),
         tags=tags,
         sha256=digest,
-        datacontenttype=_CONTENT_TYPES.get(path.suffix.lower()),
+        datacontenttype=CONTENT_TYPES.get(path.suffix.lower()),
     )
     if len(data) > settings.inline_limit:
         stored = settings.uploads_dir / f"{digest}{path.suffix.lower()}"
