@@ -96,7 +96,7 @@ class Vectors:
         else:
             found = await _all(*(asyncio.ensure_future(self._vector(clause, timeout)) for clause in clauses))
         parts = [(clause, vector) for clause, (vector, _) in zip(clauses, found, strict=True)]
-        question = combine(parts, request.target, getattr(self._manifest, "calibration", None))
+        question = combine(parts, request.target, self._manifest.calibration)
         return Asked(question, cached=all(known for _, known in found))
 
     async def _vector(self, clause: Clause, timeout: float) -> tuple[FloatArray, bool]:
