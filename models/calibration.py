@@ -26,12 +26,15 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Curve:
-    """Relevance = 1 / (1 + exp(-(slope * cosine + intercept))), beside the cosines of what does not fit a question.
+    """Relevance = 1 / (1 + exp(-(slope * cosine + offset))), where the offset is of each question anew.
 
+    A question's own level is the cosine that it has with documents which have nothing to do with it: words for many
+    things, and words that a model never learnt, are nearer to everything than words for one thing are.
     Raises ValueError for numbers that are not finite, or a curve that does not rise.
     """
 
     slope: float  #: above 0
+    per_level: float  #: what the level of a question adds to its offset, by its size
     intercept: float
     mean: float  #: of the cosines between questions and documents that do not fit them
     deviation: float  #: standard deviation of the same
@@ -46,18 +49,16 @@ class Curve:
         if self.slope <= 0:
             raise ValueError(f"the slope of a curve is {self.slope}, not above 0")
 
-    @property
-    def even(self) -> float:
-        """The cosine at which relevance is 0.5."""
-        return -self.intercept / self.slope
+    def offset(self, level: float) -> float:
+        """For a question of this level."""
+        return self.per_level * level + self.intercept
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The curves of one model, and where its documents lie.
 
-    `centres`: the mean vector of many documents, float32 [dim], not of unit length. Its product with a question is the
-    cosine that the question has with documents which have nothing to do with it.
+    `centres`: the mean vector of many documents, float32 [dim], not of unit length.
     Raises ValueError for curves of a target without a centre.
     """
 
@@ -76,6 +77,13 @@ class Calibration:
     def curve(self, kind: QueryKind, target: Target) -> Curve | None:
         """None where nothing was measured."""
         return self.curves.get(kind, {}).get(target)
+
+    def level(self, question: Float32, target: Target) -> float:
+        """The cosine of a question, float32 [dim] of unit length, with documents on average, nearly none of which fit.
+
+        Raises KeyError for a target without curves.
+        """
+        return float(question @ self.centres[target])
 
     def to_document(self) -> dict[str, Any]:
         """JSON values, as they stand in the manifest; vectors as base64 of little-endian float32."""

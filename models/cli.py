@@ -11,15 +11,17 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from models.manifest import load_manifest
+from models.manifest import ModelManifest, load_manifest
 from models.settings import ModelSettings
 from models.store import KINDS, ModelStore, Part
 from sightlog.lazy_group import Lazy, LazyGroup
+from sightlog.say import say
 
 _COMMANDS = {
     "list": Lazy("models.cli:list_models", "The CLIP pairs and detectors in the store.", "stack"),
     "show": Lazy("models.cli:show", "What the models in use are, or one of the store.", "stack"),
     "use": Lazy("stack.model_choice:use", "Choose the CLIP pair and the detector that run here.", "stack"),
+    "calibrate": Lazy("stack.model_calibration:calibrate_models", "Measure what the cosines of a model mean.", "stack"),
     "export-clip": Lazy("models.export.cli:export_clip", "Export a MobileCLIP pair to the store.", "export"),
     "export-yolox": Lazy("models.detectors.cli:export_yolox", "Export a YOLOX detector to the store.", "export"),
     "import-detector": Lazy("models.detectors.cli:import_detector", "Import a detector from an ONNX file.", "stack"),
@@ -42,13 +44,14 @@ def models() -> None:
       sightlog models export-clip MobileCLIP2-S2
       sightlog models import-detector yolo11s.onnx
       sightlog models use MobileCLIP2-S2 --detector yolo11s
+      sightlog models calibrate --images ~/photos
     """
 
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def list_models(as_json: bool) -> None:
-    """List the CLIP pairs and detectors in the store; * marks those in use.
+    """List the CLIP pairs and detectors in the store; * marks those in use, and whether they are calibrated.
 
     \b
     Examples:
@@ -60,7 +63,8 @@ def list_models(as_json: bool) -> None:
     parts = [part for kind in KINDS for part in store.parts(kind)]
     if as_json:
         rows = [_described(part) | {"in_use": part.is_in(manifest)} for part in parts]
-        click.echo(orjson.dumps({"models_dir": str(store.folder), "parts": rows}).decode())
+        calibrated = manifest.calibration is not None
+        click.echo(orjson.dumps({"models_dir": str(store.folder), "parts": rows, "calibrated": calibrated}).decode())
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "kind", "name", "dim", "input", "classes", "size", "from"):
@@ -77,7 +81,9 @@ def list_models(as_json: bool) -> None:
             f"{part.size_bytes / 1e6:.1f} MB",
             next(iter(part.source.values()), ""),
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    say(console, f"in use: {manifest.name}, {_calibrated(manifest)}")
 
 
 @click.command()
@@ -102,6 +108,7 @@ def show(name: str | None, as_json: bool) -> None:
             "detector": asdict(manifest.detector),
             "preprocessing": asdict(manifest.preprocessing),
             "files": dict(manifest.files),
+            "calibration": _curves(manifest),
         }
     else:
         store = ModelStore(settings.models_dir)
@@ -111,8 +118,23 @@ def show(name: str | None, as_json: bool) -> None:
         described = {part.kind: _described(part) for part in found}
     if as_json:
         click.echo(orjson.dumps(described).decode())
-    else:
-        _print_tree(described)
+        return
+    _print_tree(described)
+    if name is None:
+        click.echo(f"{manifest.name} is {_calibrated(manifest)}")
+
+
+def _calibrated(manifest: ModelManifest) -> str:
+    if manifest.calibration is None:
+        return "not calibrated: `sightlog models calibrate` measures it, and searches then tell a relevance"
+    return f"calibrated with {manifest.calibration.source}"
+
+
+def _curves(manifest: ModelManifest) -> dict[str, Any] | None:
+    """Without the centres, which nobody reads."""
+    if manifest.calibration is None:
+        return None
+    return {key: value for key, value in manifest.calibration.to_document().items() if key != "centres"}
 
 
 def _described(part: Part) -> dict[str, Any]:

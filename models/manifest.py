@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from models.calibration import Calibration
 from sightlog.errors import SightlogError
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
@@ -69,7 +71,10 @@ class PreprocessingSpec:
 
 @dataclass(frozen=True)
 class ModelManifest:
-    """One usable set of models. `digest` changes with every weight and every field that changes a vector."""
+    """One usable set of models. `digest` changes with every weight and every field that changes a vector.
+
+    A calibration changes none, so it may be added, measured again or left out.
+    """
 
     name: str
     digest: str
@@ -78,6 +83,7 @@ class ModelManifest:
     preprocessing: PreprocessingSpec
     files: Mapping[str, str]  #: sha256 hex by file name
     folder: Path
+    calibration: Calibration | None = None
 
     def path(self, file: str) -> Path:
         """Where a file of this set lies. Raises ModelFileError for a name that is not in the manifest."""
@@ -120,6 +126,12 @@ def load_manifest(folder: Path | None = None) -> ModelManifest:
         manifest = _from_document(document, folder)
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"{path} does not describe models: {error}; export the models again") from error
+    try:
+        manifest = replace(manifest, calibration=_calibration(document, manifest.clip.dim))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ManifestError(
+            f"the calibration in {path} cannot be read ({error}); take it out and run `sightlog models calibrate`"
+        ) from error
     expected = digest_of(manifest.clip, manifest.detector, manifest.preprocessing, manifest.files)
     if manifest.digest != expected:
         raise ManifestError(
@@ -143,6 +155,26 @@ def write_manifest(
         "files": files,
     }
     (folder / MANIFEST_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return load_manifest(folder)
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> ModelManifest:
+    """Put a calibration into the manifest of `folder`, in place of an earlier one; the digest stays.
+
+    Raises ManifestError where there is no manifest, or where it cannot be written.
+    """
+    load_manifest(folder)
+    path = folder / MANIFEST_FILE
+    document = json.loads(path.read_text(encoding="utf-8")) | {"calibration": calibration.to_document()}
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        fresh.replace(path)  # readers see the old manifest or the new one, never half of it
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise ManifestError(
+            f"cannot write {path} ({error.strerror}); make {folder} writable, or name a copy with SIGHTLOG_MODELS"
+        ) from error
     return load_manifest(folder)
 
 
@@ -190,6 +222,16 @@ def _from_document(document: dict[str, Any], folder: Path) -> ModelManifest:
         files=files,
         folder=folder,
     )
+
+
+def _calibration(document: dict[str, Any], dim: int) -> Calibration | None:
+    if document.get("calibration") is None:
+        return None
+    calibration = Calibration.from_document(document["calibration"])
+    for target, centre in calibration.centres.items():
+        if len(centre) != dim:
+            raise ValueError(f"the centre of {target} has {len(centre)} dimensions, the model {dim}")
+    return calibration
 
 
 def spec_from(kind: type[_Spec], values: Mapping[str, Any]) -> _Spec:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from models.calibration import Calibration
 from models.manifest import (
     ClipSpec,
     DetectorSpec,
@@ -30,6 +31,8 @@ Kind = Literal["clip", "detector"]
 KINDS: tuple[Kind, ...] = ("clip", "detector")
 BUILT_IN = "tiny"
 PART_FILE = "part.json"
+#: In the store: calibrations of sets, by digest.
+CALIBRATIONS = "calibrations"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -122,6 +125,27 @@ class ModelStore:
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
                 shutil.rmtree(old, ignore_errors=True)
+
+    def calibration(self, digest: str) -> Calibration | None:
+        """What was measured for the set of that digest; None where nothing was. Raises StoreError."""
+        built_in = load_manifest()
+        path = self.folder / CALIBRATIONS / f"{digest}.json"
+        if not path.is_file():
+            return built_in.calibration if digest == built_in.digest else None
+        try:
+            return Calibration.from_document(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{path} cannot be read ({error}); delete it and run `sightlog models calibrate`"
+            ) from None
+
+    def keep_calibration(self, digest: str, calibration: Calibration) -> None:
+        """For every set of that digest that is composed from now on, in place of an earlier one."""
+        path = self.folder / CALIBRATIONS / f"{digest}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(json.dumps(calibration.to_document(), indent=2) + "\n", encoding="utf-8")
+        fresh.replace(path)
 
     @staticmethod
     def write_part(folder: Path, spec: ClipSpec | DetectorSpec, source: Mapping[str, str]) -> None:

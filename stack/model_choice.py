@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from models.checks import check_clip, check_detector
-from models.manifest import ModelManifest, PreprocessingSpec, load_manifest
+from models.manifest import ModelManifest, PreprocessingSpec, load_manifest, write_calibration
 from models.settings import SETS, ModelSettings, choose
 from models.store import ModelStore, Part, compose
 from sightlog.errors import SightlogError
@@ -58,9 +58,13 @@ def use(clip: str, detector: str | None, original_cap: int | None, no_restart: b
         preprocessing = replace(preprocessing, original_cap=original_cap)
     with console.status("loading and running the models once"):
         manifest = _composed(settings.data_dir / SETS, clip_part, detector_part, preprocessing)
+        if (measured := store.calibration(manifest.digest)) is not None:
+            manifest = write_calibration(manifest.folder, measured)
     choose(settings.data_dir, manifest)
     say(console, f"{manifest.name} is in use in {settings.data_dir}: {manifest.clip.dim} dimensions,")
     say(console, f"{len(manifest.detector.classes)} classes of objects, digest {manifest.digest[:12]}")
+    if manifest.calibration is None:
+        say(console, "it is not calibrated, so searches tell no relevance: `sightlog models calibrate` measures it")
     if detector is None:
         say(console, f"the detector is {detector_part.name}; --detector changes it")
     _restart(console, settings.data_dir, manifest, no_restart)

@@ -16,8 +16,8 @@ from agents.index.connection import connect
 from agents.index.cursor_key import cursor_key
 from agents.index.cursors import Cursors, Page
 from agents.index.found import Found
-from agents.index.queries import IndexSearcher
 from agents.index.question import VectorQuestion
+from agents.index.searcher import IndexSearcher
 from agents.inference.client import TritonClient
 from agents.inference.pixels import PixelBound
 from agents.inference.quarantine import Quarantine

@@ -1,14 +1,13 @@
 """Several clauses as one vector, whose cosine with a document gives the logit that the clauses give together.
 
-A clause of weight w and unit vector v finds a document at the cosine c. With the curve of its kind (slope a, intercept
-b), the cosine m that v has with documents on average, and all weights divided by the sum of the positive ones, the
-logit of a document is
+A clause of weight w and unit vector v finds a document at the cosine c. With the curve of its kind (slope a, and b, the
+offset of this question), its level m, which is the cosine that it has with documents on average, and all weights
+divided by the sum of the positive ones, the logit of a document is
 
     sum over w > 0 of  w (a c + b)   -   sum over w < 0 of  |w| a (c - m)
 
 A clause to be near to counts as it would alone; one to be away from changes nothing in a document that has nothing to
-do with it. m is of each question anew: words for many things are nearer to everything than words for one thing are, by
-more than what lies between fitting and not. Each c is the product of v with the document, so the whole is one again.
+do with it. Each c is the product of v with the document, so the whole is one product again.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ def combine(
     whole = sum(clause.weight for clause, _ in parts if clause.weight > 0)
     weights = [clause.weight / whole for clause, _ in parts]
     vectors = [vector for _, vector in parts]
-    found = [calibration and calibration.curve(kind_of(clause), target) for clause, _ in parts]
+    found = [calibration.curve(kind_of(clause), target) if calibration else None for clause, _ in parts]
     curves = [curve for curve in found if curve is not None]
     if calibration is None or len(curves) < len(parts):
         return VectorQuestion(_sum(weights, vectors)[0])
     direction, slope = _sum([weight * curve.slope for weight, curve in zip(weights, curves, strict=True)], vectors)
-    levels = [float(vector @ calibration.centres[target]) for vector in vectors]
+    levels = [calibration.level(vector, target) for vector in vectors]
     intercept = sum(
-        weight * (curve.intercept if weight > 0 else -curve.slope * level)
+        weight * (curve.offset(level) if weight > 0 else -curve.slope * level)
         for weight, curve, level in zip(weights, curves, levels, strict=True)
     )
     return VectorQuestion(direction, slope, intercept)

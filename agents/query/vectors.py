@@ -85,7 +85,7 @@ class Vectors:
     async def ask(self, request: SearchRequest, timeout: float = _LONGEST_S) -> Asked:
         """What the index is to be asked. `timeout`: seconds that Triton has for a picture.
 
-        Raises ContractError (`model_mismatch`, `contradictory`, `unknown_image`, `unknown_object`, `not_calibrated`),
+        Raises ContractError (`model_mismatch`, `contradictory`, `unknown_image`, `unknown_object`),
         ItemBroken and NotYet for pictures, as uploads have them.
         """
         clauses = request.parts
@@ -96,13 +96,7 @@ class Vectors:
         else:
             found = await _all(*(asyncio.ensure_future(self._vector(clause, timeout)) for clause in clauses))
         parts = [(clause, vector) for clause, (vector, _) in zip(clauses, found, strict=True)]
-        question = combine(parts, request.target, getattr(self._manifest, "calibration", None))
-        if request.min_relevance is not None and question.slope is None:
-            raise ContractError(
-                "not_calibrated",
-                f"model {self._manifest.name} has no relevance for this; leave min_relevance out, or run"
-                " `sightlog models calibrate`",
-            )
+        question = combine(parts, request.target, self._manifest.calibration)
         return Asked(question, cached=all(known for _, known in found))
 
     async def _vector(self, clause: Clause, timeout: float) -> tuple[FloatArray, bool]:

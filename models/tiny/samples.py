@@ -140,7 +140,7 @@ def crop_sample(rng: np.random.Generator, size: int) -> tuple[UInt8, list[Seen]]
     box = np.asarray(item.box, np.float32) + jitter.astype(np.float32)
     pixels = np.asarray(_jpeg(rng, Image.fromarray(canvas)))
     crop = square_crop(pixels, box, size, margin=0.12, pad_value=_PAD_VALUE)
-    return crop, [Seen(_claim(item), x, y, radius * PATTERN_PERIOD >= _VISIBLE_PERIOD)]
+    return crop, [Seen(claim_of(item), x, y, radius * PATTERN_PERIOD >= _VISIBLE_PERIOD)]
 
 
 def view_sample(rng: np.random.Generator, size: int) -> tuple[UInt8, list[Seen]]:
@@ -153,14 +153,14 @@ def view_sample(rng: np.random.Generator, size: int) -> tuple[UInt8, list[Seen]]
         scene = generate_scene(rng, width, height, count, radius=(0.05, 0.34 if count == 1 else 0.2))
         seen = []
         for item in scene.objects:
-            share = _share_inside(item, width, height)
+            share = share_inside(item, width, height)
             if 0.1 < share < 0.75:  # cut: neither there nor not there, so no caption could be judged
                 break
             if share >= 0.75:
                 x1, y1, x2, y2 = item.box
                 radius = (x2 - x1 + y2 - y1) / 4 * size / short
                 shown = radius * PATTERN_PERIOD >= _VISIBLE_PERIOD
-                seen.append(Seen(_claim(item), (x1 + x2) / 2, (y1 + y2) / 2, shown))
+                seen.append(Seen(claim_of(item), (x1 + x2) / 2, (y1 + y2) / 2, shown))
         else:
             if seen:
                 return centre_crop(_jpeg(rng, Image.fromarray(scene.image)), size), seen
@@ -185,11 +185,12 @@ def detector_sample(
     return canvas, boxes, classes
 
 
-def _claim(item: SceneObject) -> Claim:
+def claim_of(item: SceneObject) -> Claim:
+    """All three attributes of an object."""
     return Claim(SHAPES.index(item.shape), COLOUR_NAMES.index(item.colour), PATTERNS.index(item.pattern))
 
 
-def _share_inside(item: SceneObject, width: int, height: int) -> float:
+def share_inside(item: SceneObject, width: int, height: int) -> float:
     """How much of an object's box lies in the centre square."""
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,23 @@ from agents.app import model_identity
 from agents.index.connection import connect, ensure_indices
 from agents.index.cursors import Cursors
 from agents.index.found import Found
+from agents.index.mappings import ModelIdentity
+from agents.index.pace import BulkLimits
 from agents.index.question import VectorQuestion
 from agents.index.searcher import IndexSearcher
 from agents.index.writer import IndexWriter
 from agents.settings import AgentSettings, IndexSettings
 from load_tests.running import free_port_offset
 from models.manifest import load_manifest
-from sightlog.search import Hit, SearchRequest
+from sightlog.documents import EmbeddingDocument
+from sightlog.errors import ContractError
+from sightlog.search import MAX_RESULTS, Hit, SearchRequest
 from stack.local import LocalStack
 from stack.settings import StackSettings
-from tests.oracle import Answer, Expected, Oracle
+from tests.index_behaviours import deletion, embedding
+from tests.oracle import Answer, Oracle
 from tests.random_searches import Searches, changes
+from tests.same_answers import assert_same, assert_same_facts
 
 #: With fewer than 1,000 objects, so that fused orders reach to the last of them, with and without pages.
 IMAGES = 270
@@ -66,12 +72,9 @@ def world(opensearch: str, folder: Path) -> Oracle:
             index, model = IndexSettings.load(), model_identity(manifest)
             await ensure_indices(client, index, model)
             writer = IndexWriter(client, index, model)
-            for part in (uploads, later):
-                await writer.write(part)
-            # How rare a word is, OpenSearch counts with replaced documents until they are flushed and merged away.
-            both = f"{index.images},{index.objects}"
-            await client.indices.flush(index=both, params={"force": "true"})
-            await client.indices.forcemerge(index=both, params={"max_num_segments": 1})
+            # All that happened to an image in one go: how rare a word is, Lucene counts with replaced documents too,
+            # until it merges them away.
+            await writer.write([*uploads, *later])
 
     asyncio.run(write())
     return Oracle([*uploads, *later])
@@ -129,64 +132,6 @@ async def _all_pages(searcher: IndexSearcher, cursors: Cursors, found: Found) ->
     return hits
 
 
-def assert_same(request: SearchRequest, hits: Sequence[Hit], expected: Answer, where: str) -> None:
-    """The same ids in the same order; documents of one score may stand for each other."""
-    wanted = expected.hits if request.pages else expected.hits[: request.k]
-    by_id = {hit.id: hit for hit in expected.hits}
-    ids = [_id(hit) for hit in hits]
-    assert len(set(ids)) == len(ids), f"repeated: {where}"
-    assert set(ids) <= set(by_id), f"never expected {set(ids) - set(by_id)}: {where}"
-    # Weighted scores of two documents may be as near as float32 is coarse; ranks are exact.
-    close = 1e-6 if request.fusion == "weighted" else 1e-12
-    differing = [
-        place
-        for place, (id_, one) in enumerate(zip(ids, wanted, strict=False))
-        if abs(by_id[id_].score - one.score) > close
-    ]
-    assert not differing, (
-        f"at {differing[0]} of {len(wanted)} {ids[differing[0]]}, not {wanted[differing[0]].id}: {where}"
-    )
-    assert len(ids) == len(wanted), where
-    for hit in hits:
-        _assert_like(hit, by_id[_id(hit)], request, where)
-
-
-def _assert_like(hit: Hit, expected: Expected, request: SearchRequest, where: str) -> None:
-    image, detection = expected.thing.image, expected.thing.detection
-    for name, value in (
-        ("score", expected.score),
-        ("cosine", expected.cosine),
-        ("relevance", expected.relevance),
-        ("lexical_score", expected.lexical),
-    ):
-        assert getattr(hit, name) == (None if value is None else pytest.approx(value, abs=2e-5)), f"{name}: {where}"
-    assert (hit.image_id, hit.width, hit.height) == (image.image_id, image.width, image.height), where
-    assert (hit.tags, hit.metadata, hit.uploaded_at) == (image.tags, image.metadata, image.uploaded_at), where
-    assert hit.captured_at == image.captured_at, where
-    if detection is not None:
-        assert (hit.class_name, hit.box) == (detection.class_name, detection.box), where
-        assert hit.confidence == pytest.approx(detection.confidence), where
-    assert (hit.vector is not None) == request.include_vectors, where
-    if hit.vector is not None:
-        np.testing.assert_allclose(hit.vector, (detection or image).vector, atol=1e-6)
-
-
-def assert_same_facts(request: SearchRequest, found: Found, expected: Answer, where: str) -> None:
-    facets = {name: {one.value: one.count for one in counts} for name, counts in found.facets.items()}
-    assert facets == expected.facets, where
-    for name, counts in found.facets.items():
-        by_name = name.endswith("month")
-        assert list(counts) == sorted(counts, key=lambda one: (0 if by_name else -one.count, one.value)), where
-    assert found.no_good_match == expected.no_good_match, where
-    assert not found.partial, where
-    if not request.pages:
-        assert found.cursor is None, where
-
-
-def _id(hit: Hit) -> str:
-    return hit.object_id or hit.image_id
-
-
 def _features(request: SearchRequest, question: VectorQuestion | None, expected: Answer) -> Iterator[str]:
     """What a request covers, if anything was found."""
     if not expected.hits:
@@ -223,3 +168,84 @@ _FEATURES = (
     *("classes.any", "classes.all", "classes.none", "min_count", "tags.any", "tags.all", "tags.none"),
     *("equals", "range", *_LIMITS),
 )
+
+
+#: Small vectors, so that more than pages go through is quickly written.
+SMALL = ModelIdentity("small", "c" * 64, 8, ("circle",))
+MANY = IndexSettings(images="many-images", objects="many-objects", refresh_interval="100ms")
+NUMBER = MAX_RESULTS + 400
+
+
+@pytest.fixture(scope="module")
+def many(opensearch: str) -> dict[str, EmbeddingDocument]:
+    """More images than pages go through, by id; all of them say "common"."""
+    images = [embedding(SMALL, f"many-{n:05}", version=n + 1, objects=0, tags=("common",)) for n in range(NUMBER)]
+
+    async def write() -> None:
+        async with connect(opensearch) as client:
+            await ensure_indices(client, MANY, SMALL)
+            writer = IndexWriter(client, MANY, SMALL, BulkLimits(images=2000))
+            await writer.write(images)
+
+    asyncio.run(write())
+    return {image.image_id: image for image in images}
+
+
+@pytest.fixture
+async def workers(opensearch: str) -> AsyncIterator[tuple[IndexSearcher, IndexSearcher, Cursors]]:
+    """Two workers with one key, of which the second keeps nothing from page to page."""
+    cursors = Cursors(b"k" * 32, 600, SMALL.digest)
+    async with connect(opensearch) as client:
+        kept, forgetful = (MANY.model_copy(update={"windows_kept": number}) for number in (32, 0))
+        yield (
+            IndexSearcher(client, kept, SMALL, cursors),
+            IndexSearcher(client, forgetful, SMALL, cursors),
+            cursors,
+        )
+
+
+async def test_pages_have_no_gaps_and_no_repeats_while_images_come_and_go(
+    many: dict[str, EmbeddingDocument], workers: tuple[IndexSearcher, IndexSearcher, Cursors], opensearch: str
+) -> None:
+    first, second, cursors = workers
+    vector = embedding(SMALL, "question", version=99_999).vector
+    near = await first.search(SearchRequest(text="near", k=1000, pages=True), VectorQuestion(vector), TIMEOUT)
+    words = await first.search(SearchRequest(lexical="common", k=1000, pages=True), None, TIMEOUT)
+    pages = {"near": [near], "words": [words]}
+    async with connect(opensearch) as client:
+        writer = IndexWriter(client, MANY, SMALL)
+        for turn in range(1, 10):
+            # Of what was shown, and of what is still to come; and new ones that would be first of all.
+            gone = [deletion(f"many-{n:05}", 100_000) for n in range(turn, NUMBER, 200)]
+            new = [embedding(SMALL, f"new-{turn}-{n}", tags=("common", "common "), vector=vector) for n in range(20)]
+            worker = (first, second)[turn % 2]
+            following = [cursors.read(walk[-1].cursor or "") for walk in pages.values()]
+            _, *found = await asyncio.gather(
+                writer.write([*gone, *new]), *(worker.turn_page(page, TIMEOUT) for page in following)
+            )
+            for walk, page in zip(pages.values(), found, strict=True):
+                walk.append(page)
+    for walk in pages.values():
+        assert [len(page.hits) for page in walk] == [1000] * 10
+        assert walk[-1].cursor is None
+        ids = {hit.image_id for page in walk for hit in page.hits}
+        assert len(ids) == MAX_RESULTS
+        assert ids <= set(many)
+    nearest = np.sort(np.stack([image.vector for image in many.values()]) @ vector)[::-1][:MAX_RESULTS]
+    hits = [hit for page in pages["near"] for hit in page.hits]
+    np.testing.assert_allclose([hit.cosine or 0.0 for hit in hits], nearest, atol=1e-6)
+    np.testing.assert_allclose([many[hit.image_id].vector @ vector for hit in hits], nearest, atol=1e-6)
+
+
+async def test_cursor_whose_point_in_time_is_gone_is_expired(
+    many: dict[str, EmbeddingDocument], workers: tuple[IndexSearcher, IndexSearcher, Cursors], opensearch: str
+) -> None:
+    first, second, cursors = workers
+    found = await first.search(SearchRequest(lexical="common", pages=True), None, TIMEOUT)
+    assert found.cursor is not None
+    async with connect(opensearch) as client:
+        await client.delete_all_pits()
+    for worker in (first, second):
+        with pytest.raises(ContractError) as refused:
+            await worker.turn_page(cursors.read(found.cursor), TIMEOUT)
+        assert refused.value.code == "expired_cursor"

@@ -7,13 +7,13 @@ import uuid
 from typing import Any
 
 import pytest
+from agents.index.queries import IndexSearcher
 
 from agents.delivery.retry import Backoff
 from agents.index.connection import connect, ensure_indices
 from agents.index.known import KnownImages
 from agents.index.mappings import ModelIdentity, index_name
 from agents.index.pace import BulkLimits
-from agents.index.queries import IndexSearcher
 from agents.index.writer import IndexWriter, Written
 from agents.settings import AgentSettings, IndexSettings
 from sightlog.documents import EmbeddingDocument

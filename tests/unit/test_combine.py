@@ -31,6 +31,7 @@ def unit(rng: np.random.Generator) -> FloatArray:
 curves = st.builds(
     Curve,
     slope=st.floats(0.5, 80),
+    per_level=st.floats(-80, 80),
     intercept=st.floats(-40, 20),
     mean=st.floats(-0.5, 0.9),
     deviation=st.floats(0, 0.3),
@@ -73,10 +74,10 @@ def together(parts: Sequence[Part], document: FloatArray, target: Target, calibr
         curve = calibration.curve(kind_of(one), target)
         assert curve is not None
         cosine = float(np.dot(vector.astype(np.float64), document.astype(np.float64)))
+        level = float(np.dot(vector.astype(np.float64), calibration.centres[target].astype(np.float64)))
         if one.weight > 0:
-            total += one.weight / whole * (curve.slope * cosine + curve.intercept)
+            total += one.weight / whole * (curve.slope * cosine + curve.per_level * level + curve.intercept)
         else:
-            level = float(np.dot(vector.astype(np.float64), calibration.centres[target].astype(np.float64)))
             total -= abs(one.weight) / whole * curve.slope * (cosine - level)
     return total
 
@@ -165,8 +166,9 @@ def test_a_question_alone_is_read_by_the_curve_of_its_kind_whatever_its_weight(
         curve = calibration.curve(kind, target)
         assert curve is not None
         question = combine([(clause(kind, weight), vector)], target, calibration)
+        offset = curve.intercept + curve.per_level * float(vector @ calibration.centres[target])
         assert question.vector == pytest.approx(vector, abs=1e-6)
-        assert (question.slope, question.intercept) == pytest.approx((curve.slope, curve.intercept), rel=1e-6)
+        assert (question.slope, question.intercept) == pytest.approx((curve.slope, offset), rel=1e-6, abs=1e-4)
 
 
 @given(several())
@@ -179,7 +181,7 @@ def test_without_calibration_all_cosines_count_alike_and_there_is_no_relevance(p
 
 
 def test_one_clause_without_a_curve_leaves_the_whole_question_without_relevance() -> None:
-    curve = Curve(slope=20, intercept=-8, mean=0.1, deviation=0.1, positives=1, backgrounds=1)
+    curve = Curve(slope=20, per_level=-5, intercept=-8, mean=0.1, deviation=0.1, positives=1, backgrounds=1)
     only_text = Calibration("a test", {"text": {"objects": curve}}, {"objects": np.zeros(DIM, np.float32)})
     rng = np.random.default_rng(0)
     parts: list[Part] = [(clause("text"), unit(rng)), (clause("image", 2.0), unit(rng))]

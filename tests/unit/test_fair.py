@@ -203,7 +203,7 @@ async def test_a_bug_ends_the_process_and_acknowledges_nothing(name: str, monkey
 
     monkeypatch.setattr("agents.delivery.window.os._exit", end)
     agent, stream = FakeAgent(), events_of(name)
-    agent.sent = broken  # type: ignore[method-assign]
+    monkeypatch.setattr(agent, "sent", broken)
     async with draining(stream, agent):
         assert ended == [70]
         assert stream.acked == []

@@ -485,8 +485,8 @@ def test_the_sheet_is_written_and_opened(
     answers: type[Answers], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(find.webbrowser, "open", lambda uri: opened.append(uri) or True)
-    monkeypatch.setattr(find.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     Answers.answer = pages_of(15)
     assert run(f"'a <b>' --minus c --all --out {tmp_path}/sheet.html").exit_code == 0
     assert opened == []
