@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import deque
@@ -86,6 +87,7 @@ BROKERS: dict[str, FakeBroker] = {}
 
 class FakeProducer:
     made = 0
+    freed = 0
 
     def __init__(self, config: dict[str, Any]) -> None:
         FakeProducer.made += 1
@@ -93,6 +95,9 @@ class FakeProducer:
         self._reports: deque[Callable[[], None]] = deque()
         self._most = config["message.max.bytes"]
         self.full = False
+
+    def __del__(self) -> None:
+        FakeProducer.freed += 1
 
     def produce(
         self, topic: str, value: bytes, key: str | None = None, headers: Any = (), on_delivery: Any = None
@@ -128,6 +133,7 @@ class FakeProducer:
 class FakeConsumer:
     made = 0
     alive = 0
+    freed = 0
 
     def __init__(self, config: dict[str, Any]) -> None:
         FakeConsumer.made += 1
@@ -136,6 +142,9 @@ class FakeConsumer:
         self._tells_end = config.get("enable.partition.eof", False)
         self._places: dict[tuple[str, int], int] = {}
         self._told: dict[tuple[str, int], int] = {}
+
+    def __del__(self) -> None:
+        FakeConsumer.freed += 1
 
     def list_topics(self, topic: str, timeout: float) -> Any:
         if self._broker.down:
@@ -188,5 +197,6 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> FakeBroker:
     made = BROKERS["127.0.0.1:19092"] = FakeBroker()
     monkeypatch.setattr("sightlog.connection.Producer", FakeProducer)
     monkeypatch.setattr("sightlog.consuming.Consumer", FakeConsumer)
-    FakeProducer.made = FakeConsumer.made = FakeConsumer.alive = 0
+    gc.collect()
+    FakeProducer.made = FakeConsumer.made = FakeConsumer.alive = FakeProducer.freed = FakeConsumer.freed = 0
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import os
 import pickle
@@ -318,6 +319,8 @@ def test_a_forked_child_searches_over_connections_of_its_own(client: Client, age
         assert client._connection.waiting == 0
         assert client.search("in the child", timeout=10).hits[0].image_id == "in the child"
         assert (FakeProducer.made, FakeConsumer.made) == (made[0] + 1, made[1] + 1)
+        gc.collect()
+        assert (FakeProducer.freed, FakeConsumer.freed) == (0, 0), "what is the parent's is left alone"
 
     assert forked(in_child) == 0
     assert client.search("after").hits[0].image_id == "after"
