@@ -147,8 +147,9 @@ class FakeConsumer:
         FakeConsumer.freed += 1
 
     def list_topics(self, topic: str, timeout: float) -> Any:
-        if self._broker.down:
-            raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+        with self._broker.changed:
+            if self._broker.down:
+                raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
         known = type("Topic", (), {"partitions": dict.fromkeys(range(PARTITIONS.get(topic, 0)))})()
         return type("Cluster", (), {"topics": {topic: known}})()
 
@@ -176,7 +177,8 @@ class FakeConsumer:
             return found
 
     def _next(self) -> Record | None:
-        for (topic, partition), offset in self._places.items():
+        # No order holds between partitions; this one is not what a reader may have hoped for.
+        for (topic, partition), offset in reversed(self._places.items()):
             records = self._broker.log.get((topic, partition), [])
             if offset < len(records):
                 self._places[topic, partition] = offset + 1
