@@ -82,9 +82,9 @@ def calibrate_models(
             )
         measured = _over_pictures(console, manifest, images, captions, count) if images else None
         calibration = measured or _over_scenes(console, manifest, count or _SCENES)
-        store.keep_calibration(manifest.digest, calibration)
     if manifest.digest == in_use.digest:
         write_calibration(in_use.folder, calibration)
+    store.keep_calibration(manifest.digest, calibration)
     if as_json:
         document = {"models": manifest.name, "digest": manifest.digest, **calibration.to_document()}
         click.echo(orjson.dumps(document).decode())

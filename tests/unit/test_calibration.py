@@ -171,6 +171,12 @@ def test_a_stored_calibration_that_is_damaged_says_what_to_do(store: ModelStore)
         store.calibration("0" * 64)
 
 
+def test_a_store_that_cannot_be_written_says_what_to_do(store: ModelStore) -> None:
+    (store.folder / "calibrations").write_text("a file where a folder belongs")
+    with pytest.raises(StoreError, match="SIGHTLOG_MODELS_DIR"):
+        store.keep_calibration("0" * 64, a_calibration())
+
+
 def test_models_that_are_used_bring_their_calibration(store: ModelStore) -> None:
     assert "not calibrated" in run("use", "tiny", "--detector", "letters")
     assert in_use().calibration is None
