@@ -6,28 +6,25 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import faust
 from faust.streams import Stream
-from opensearchpy import AsyncOpenSearch
 
-from agents.app import attach, model_identity, new_app, new_outbox
+from agents.app import attach, new_app, new_outbox
 from agents.delivery.failures import ItemBroken
+from agents.delivery.fair import Job, Turns, drain_in_turns
 from agents.delivery.outbox import Outbox
 from agents.delivery.records import Record
-from agents.delivery.retry import until_up
-from agents.delivery.window import drain
-from agents.index.connection import connect
-from agents.index.queries import IndexSearcher
-from agents.inference.client import TritonClient
+from agents.metrics import SearchMetrics
+from agents.query.answers import Answers, open_answers, refusal
 from agents.settings import AgentSettings
-from models.manifest import ModelManifest, load_manifest
-from models.tokenizer import ClipTokenizer
-from sightlog.errors import ConfigurationError, ContractError
+from models.manifest import load_manifest
+from sightlog.errors import ContractError
 from sightlog.events import OutgoingHeaders
-from sightlog.fields import FloatArray
 from sightlog.reply_address import CORRELATION_ID, ReplyAddress
-from sightlog.search import SearchError, SearchReply, SearchRequest
+from sightlog.search import SearchReply
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +41,12 @@ def search_app(settings: AgentSettings) -> faust.App:
     manifest = load_manifest(settings.model_folder)
 
     async def search(stream: Stream[bytes]) -> None:
-        opensearch = connect(settings.opensearch, connections=settings.search_concurrency)
-        triton = TritonClient(
-            settings.triton, manifest.digest, concurrency=settings.search_concurrency, heal=settings.triton_heal
-        )
-        async with opensearch, triton, new_outbox("search", settings, linger_ms=0) as outbox:
-            agent = Search(settings, manifest, triton, opensearch, outbox)
-            await drain(stream.noack(), agent.reply, settings.search_window)
+        turns = Turns(settings.search_waiting_limits)
+        async with open_answers(settings, manifest) as answers, new_outbox("search", settings, linger_ms=0) as outbox:
+            metrics = SearchMetrics(turns, answers.vectors.texts)
+            with metrics.served(settings.metrics_port):
+                agent = Search(settings, answers, outbox, metrics)
+                await drain_in_turns(stream.noack(), agent.job, settings.search_window, turns)
 
     return attach(new_app("search", settings), settings.topics.requests, search)
 
@@ -58,94 +54,105 @@ def search_app(settings: AgentSettings) -> faust.App:
 class Search:
     """Answers requests before their deadlines, or not at all."""
 
-    def __init__(
-        self,
-        settings: AgentSettings,
-        manifest: ModelManifest,
-        triton: TritonClient,
-        opensearch: AsyncOpenSearch,
-        outbox: Outbox,
-    ) -> None:
+    def __init__(self, settings: AgentSettings, answers: Answers, outbox: Outbox, metrics: SearchMetrics) -> None:
         self._settings = settings
-        self._manifest = manifest
-        self._model = model_identity(manifest)
-        self._tokenizer = ClipTokenizer(manifest.clip.context_length)
-        self._triton = triton
-        self._searcher = IndexSearcher(opensearch, settings.index, self._model)
-        self._outbox = outbox
         self._reply_topics = re.compile(settings.reply_topics)
-        #: Requests whose deadline passed before a reply could be sent.
-        self.late = 0
+        self.answers = answers
+        self.outbox = outbox
+        self.metrics = metrics
 
-    async def reply(self, records: list[Record]) -> None:
-        """Return when each request has its reply, its dead letter, or is past its deadline."""
-        for record in records:
-            try:
-                address = ReplyAddress.from_headers(record.headers)
-                if not self._reply_topics.fullmatch(address.topic):
-                    raise ContractError("reply_topic_refused", f"replies do not go to {address.topic}")
-            except ContractError as cause:
-                await self._outbox.bury(record, cause)
-                continue
-            try:
-                await self._reply_in_time(record, address)
-            except asyncio.TimeoutError:
-                self.late += 1
-                log.warning("request at %s[%d]@%d is late", record.topic, record.partition, record.offset)
-
-    async def _reply_in_time(self, record: Record, address: ReplyAddress) -> None:
-        started = time.time()
-        deadline = self._deadline(record, address, started)
-        if started >= deadline:
-            raise asyncio.TimeoutError
-        reply = await self._answer(record, (deadline - started) * (1 - _REPLY_SHARE))
-        reply = reply.model_copy(update={"took_ms": (time.time() - started) * 1000})
+    def job(self, record: Record) -> Job:
+        """What is to be done about a record."""
+        now = time.time()
         try:
-            await self._send(reply, address, deadline)
-        except ItemBroken as cause:
-            await self._send(_refusal(cause), address, deadline)
+            address = ReplyAddress.from_headers(record.headers)
+            if not self._reply_topics.fullmatch(address.topic):
+                raise ContractError("reply_topic_refused", f"replies do not go to {address.topic}")
+        except ContractError as cause:
+            return _NobodyToTell(self, record, cause)
+        return _Request(self, record, address, now, self._deadline(record, address, now))
 
-    def _deadline(self, record: Record, address: ReplyAddress, started: float) -> float:
+    def _deadline(self, record: Record, address: ReplyAddress, now: float) -> float:
         """Until when the reply is wanted, in seconds since the epoch; never further than a request may wait."""
         wanted_ms = address.deadline_ms
         if wanted_ms is None:
             return record.timestamp_ms / 1000 + self._settings.search_deadline
-        return min(wanted_ms, round((started + _LONGEST_WAIT) * 1000)) / 1000
+        return min(wanted_ms, round((now + _LONGEST_WAIT) * 1000)) / 1000
 
-    async def _send(self, reply: SearchReply, address: ReplyAddress, deadline: float) -> None:
-        headers: OutgoingHeaders = [(CORRELATION_ID, address.correlation_id)]
-        await asyncio.wait_for(
-            self._outbox.publish(address.topic, reply.to_kafka(), headers=headers, partition=address.partition),
-            deadline - time.time(),
+
+@dataclass(frozen=True)
+class _Request:
+    """A request and where its reply goes. Every way ends with the reply confirmed, or too late for it."""
+
+    agent: Search
+    record: Record
+    address: ReplyAddress
+    received: float
+    deadline: float
+
+    @property
+    def caller(self) -> str | None:
+        return None if time.time() >= self.deadline else self.address.turn
+
+    async def work(self, leave: Callable[[], None]) -> None:
+        left = self.deadline - time.time()
+        if left <= 0:
+            return self._late()
+        reply = await self.agent.answers.answer(self.record.value, left * (1 - _REPLY_SHARE))
+        leave()
+        await self._send(reply)
+
+    async def refuse(self) -> None:
+        await self._send(
+            refusal("too_many_requests", f"{self.address.turn} has too many requests waiting; ask again later")
         )
 
-    async def _answer(self, record: Record, seconds: float) -> SearchReply:
+    async def _send(self, reply: SearchReply) -> None:
+        """Send the reply, else an error that says why not; a dead letter where the address takes neither."""
         try:
-            request = SearchRequest.from_kafka(record.value)
-            return await asyncio.wait_for(
-                until_up("search", lambda: self._find(request, seconds), self._settings.backoff), seconds
-            )
-        except (ContractError, ItemBroken) as cause:
-            return _refusal(cause)
-        except ConfigurationError as cause:
-            return SearchReply(error=SearchError(code="model_mismatch", message=str(cause)))
+            try:
+                await self._publish(reply)
+            except ItemBroken as cause:
+                reply = refusal(cause.code, cause.message)
+                await self._publish(reply)
         except asyncio.TimeoutError:
-            return SearchReply(
-                error=SearchError(code="unavailable", message=f"no result within {seconds:.1f} s; try again later")
-            )
+            self._late()
+        except ItemBroken as cause:
+            await self.agent.outbox.bury(self.record, cause)
+            self.agent.metrics.dead_letter(cause.code)
+        else:
+            self.agent.metrics.answered(reply, time.time() - self.received)
 
-    async def _find(self, request: SearchRequest, timeout: float) -> SearchReply:
-        vector = await self._vector(request, timeout)
-        hits = await self._searcher.search(request, vector, timeout)
-        return SearchReply(hits=hits, model_digest=self._manifest.digest)
+    async def _publish(self, reply: SearchReply) -> None:
+        left = self.deadline - time.time()
+        if left <= 0:
+            raise asyncio.TimeoutError
+        took_ms = (time.time() - self.received) * 1000
+        headers: OutgoingHeaders = [(CORRELATION_ID, self.address.correlation_id)]
+        value = reply.model_copy(update={"took_ms": took_ms}).to_kafka()
+        sending = self.agent.outbox.reply(self.address.topic, value, headers, self.address.partition)
+        await asyncio.wait_for(sending, left)
 
-    async def _vector(self, request: SearchRequest, timeout: float) -> FloatArray:
-        if request.image is not None:
-            # The very pipeline that uploads pass: the same picture gives the same vector.
-            return (await self._triton.infer_image(request.image, timeout=timeout)).embedding
-        assert request.text is not None
-        return await self._triton.embed_text(self._tokenizer.encode([request.text])[0], timeout=timeout)
+    def _late(self) -> None:
+        self.agent.metrics.late()
+        log.info("request at %s[%d]@%d is late", self.record.topic, self.record.partition, self.record.offset)
 
 
-def _refusal(cause: ContractError | ItemBroken) -> SearchReply:
-    return SearchReply(error=SearchError(code=cause.code, message=cause.message))
+@dataclass(frozen=True)
+class _NobodyToTell:
+    """A request without an address, or with one that is not for replies."""
+
+    agent: Search
+    record: Record
+    cause: ContractError
+
+    @property
+    def caller(self) -> None:
+        return None
+
+    async def work(self, leave: Callable[[], None]) -> None:
+        await self.refuse()
+
+    async def refuse(self) -> None:
+        await self.agent.outbox.bury(self.record, self.cause)
+        self.agent.metrics.dead_letter(self.cause.code)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, StringConstraints, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from agents.delivery.fair import WaitingLimits
 from agents.delivery.retry import Backoff
 from agents.delivery.window import WindowLimits
 from agents.index.pace import BulkLimits
@@ -109,6 +110,19 @@ class AgentSettings(ModelSettings):
     )
 
     search_concurrency: int = Field(32, gt=0, description="requests answered at once")
+    search_unacked: int = Field(
+        10_000, gt=0, description="requests held un-acknowledged: how far one caller's burst is looked behind"
+    )
+    search_unacked_bytes: int = Field(64 * _MIB, gt=0, description="their values' bytes")
+    search_waiting: int = Field(
+        500, gt=0, description="requests that one caller may have waiting; the rest is answered too_many_requests"
+    )
+    search_waiting_bytes: int = Field(16 * _MIB, gt=0, description="their values' bytes")
+    search_megapixels: float = Field(128.0, gt=0, description="of query pictures in Triton at once; a larger one alone")
+    text_cache: int = Field(1000, ge=0, description="texts whose vectors a search worker keeps; 0: none")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="where a search worker serves /metrics to Prometheus; not set: nowhere"
+    )
     reply_topics: str = Field(
         r"search\.replies(\..+)?", description="pattern of the topics that a request may have its reply written to"
     )
@@ -118,6 +132,9 @@ class AgentSettings(ModelSettings):
         None,
         min_length=16,
         description="secret that all search workers sign cursors with; by default <data_dir>/cursor.key, made once",
+    )
+    cursor_lifetime: float = Field(
+        300.0, gt=0, le=86_400, description="seconds that a cursor is good for; for as long the index keeps what it saw"
     )
 
     retry_first: float = Field(0.1, gt=0, description="first pause in seconds when a dependency is down")
@@ -186,5 +203,8 @@ class AgentSettings(ModelSettings):
 
     @property
     def search_window(self) -> WindowLimits:
-        # Requests are small; their number alone is the bound.
-        return WindowLimits(self.search_concurrency * 2, 16 * _MIB, self.search_concurrency)
+        return WindowLimits(self.search_unacked, self.search_unacked_bytes, self.search_concurrency)
+
+    @property
+    def search_waiting_limits(self) -> WaitingLimits:
+        return WaitingLimits(self.search_waiting, self.search_waiting_bytes)

@@ -9,19 +9,16 @@ import click
 import orjson
 from rich.console import Console
 
-_BENCHES = {
-    name: f"load_tests.{name}"
-    for name in (
-        "quality", "stream", "search", "relevance", "models", "parity", "gpu", "backlog", "agent", "index", "hostile"
-    )
-}  # fmt: skip
+_NAMES = "quality stream search soak-search relevance models parity gpu backlog agent index hostile"
+_BENCHES = {name: f"load_tests.{name.replace('-', '_')}" for name in _NAMES.split()}
 
 
 @click.command()
 @click.argument("name", type=click.Choice(list(_BENCHES)))
 @click.option("--images", type=click.IntRange(min=1), help="How many images or rounds; each has its own default.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), help="How long soak-search asks; 60 if not given.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
-def bench(name: str, images: int | None, as_json: bool) -> None:
+def bench(name: str, images: int | None, minutes: float | None, as_json: bool) -> None:
     """Measure the stack that runs in the data folder; without one, start one and stop it afterwards.
 
     `relevance`, `models` and `parity` need no stack; `gpu` starts its own, writes gpu.json and pictures into the
@@ -39,6 +36,7 @@ def bench(name: str, images: int | None, as_json: bool) -> None:
     backlog   memory of a vision worker while it drains events that were there before it; --images: how many
     hostile   damaged pictures, events and references through the whole stack: each must end under a name, no process
               may die; --images: how many of each format
+    soak-search   mixed searches for an hour at 70 % of what the machine can answer: does memory grow, or what waits?
     gpu       on a machine with a GPU: the pipeline through Triton beside itself without it, and event to searchable
 
     \b
@@ -49,6 +47,10 @@ def bench(name: str, images: int | None, as_json: bool) -> None:
     """
     module = importlib.import_module(_BENCHES[name])
     arguments: dict[str, Any] = {} if images is None else {"count": images}
+    if minutes is not None:
+        if name != "soak-search":
+            raise click.UsageError("--minutes is for soak-search")
+        arguments["minutes"] = minutes
     figures: dict[str, Any] = module.measure(Console(stderr=True), **arguments)
     if as_json:
         click.echo(orjson.dumps({"bench": name, **figures}).decode())

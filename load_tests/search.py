@@ -8,11 +8,11 @@ import uuid
 from typing import Any
 
 import numpy as np
+from agents.index.queries import IndexSearcher
 from rich.console import Console
 
 from agents.app import model_identity
 from agents.index.connection import connect
-from agents.index.queries import IndexSearcher
 from agents.inference.client import TritonClient
 from agents.settings import AgentSettings
 from load_tests.publishing import publish_and_wait

@@ -64,18 +64,21 @@ class MetadataFilter(Contract):
         return self
 
 
-def _short_for(name: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: {name: value} if isinstance(value, (list, tuple)) else value)
+def _short_for(name: str, contract: type[Contract]) -> BeforeValidator:
+    return BeforeValidator(
+        lambda value: {name: value} if isinstance(value, (list, tuple)) else value,
+        json_schema_input_type=contract | Names,
+    )
 
 
 class SearchFilters(Contract):
     """Conditions inside the k-NN search: `k` hits come back when that many documents fulfil them all."""
 
-    classes: Annotated[ClassFilter, _short_for("any")] = Field(default_factory=ClassFilter)
+    classes: Annotated[ClassFilter, _short_for("any", ClassFilter)] = Field(default_factory=ClassFilter)
     min_confidence: float | None = Field(
         None, ge=0, le=1, description="of each detection that counts for `classes`; six decimals"
     )
-    tags: Annotated[TagFilter, _short_for("all")] = Field(default_factory=TagFilter)
+    tags: Annotated[TagFilter, _short_for("all", TagFilter)] = Field(default_factory=TagFilter)
     captured_from: UtcTime | None = Field(None, description="inclusive")
     captured_to: UtcTime | None = Field(None, description="exclusive")
     uploaded_from: UtcTime | None = Field(None, description="inclusive")

@@ -13,6 +13,8 @@ CORRELATION_ID = "kafka_correlationId"
 DEADLINE = "deadline"
 CALLER = "caller"
 
+#: Bytes of a correlation id: it comes back with the reply, which has to fit into a record with it.
+_MAX_CORRELATION_ID = 1024
 #: Bytes of a caller's name that count; longer ones are cut.
 _MAX_CALLER = 128
 
@@ -42,6 +44,10 @@ class ReplyAddress:
         topic, correlation_id = by_name.get(REPLY_TOPIC), by_name.get(CORRELATION_ID)
         if not topic or not correlation_id:
             raise ContractError("no_reply_address", f"a request needs the headers {REPLY_TOPIC} and {CORRELATION_ID}")
+        if len(correlation_id) > _MAX_CORRELATION_ID:
+            raise ContractError(
+                "no_reply_address", f"{CORRELATION_ID} has {len(correlation_id)} bytes, {_MAX_CORRELATION_ID} at most"
+            )
         partition = by_name.get(REPLY_PARTITION)
         if partition is not None and (len(partition) != 4 or partition[0] > 127):
             raise ContractError("no_reply_address", f"{REPLY_PARTITION} is a 4-byte big-endian integer, not negative")

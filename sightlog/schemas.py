@@ -1,4 +1,4 @@
-"""The public contracts as JSON Schema; `python -m sightlog.schemas FOLDER` writes them, a test checks for drift."""
+"""The public contracts as JSON Schema, and all topics as AsyncAPI; `python -m sightlog.schemas FOLDER` writes them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 from pydantic.json_schema import GenerateJsonSchema
 
+from sightlog import asyncapi
 from sightlog.dead_letters import DeadLetter, Resolution
 from sightlog.documents import EmbeddingDocument, ImageDeletion, ImageUpdate, IndexReceipt
 from sightlog.events import EVENTS
@@ -27,6 +28,9 @@ CONTRACTS: dict[str, type[Contract]] = {
     "dead-letter-resolution.v1": Resolution,
 }
 
+#: File name of the document beside the schemas.
+ASYNCAPI = "asyncapi"
+
 
 def render(contract: type[Contract]) -> bytes:
     """The schema of a contract as it is on the wire, as a JSON file."""
@@ -36,10 +40,11 @@ def render(contract: type[Contract]) -> bytes:
 
 
 def write(folder: Path) -> None:
-    """Write all schemas into `folder`."""
+    """Write all schemas and the AsyncAPI document into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, contract in CONTRACTS.items():
         (folder / f"{name}.json").write_bytes(render(contract))
+    (folder / f"{ASYNCAPI}.json").write_bytes(asyncapi.render())
 
 
 if __name__ == "__main__":

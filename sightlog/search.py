@@ -13,6 +13,7 @@ from sightlog.documents import Box
 from sightlog.errors import ContractError
 from sightlog.fields import Base64Bytes, Contract, UtcTime, Vector
 from sightlog.filters import SearchFilters
+from sightlog.limits import MAX_JSON_VALUES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 MAX_TEXT = 2000
 #: Bytes of a query picture: as base64, with the rest of the request, it fits into a record.
 MAX_IMAGE = 5 * 1024 * 1024
+#: Bytes of a request: pictures of `MAX_IMAGE` bytes in all, as base64, and as much beside them as anybody may need.
+MAX_REQUEST = MAX_IMAGE * 4 // 3 + 512 * 1024
 #: Clauses of a question.
 MAX_CLAUSES = 16
 #: How far pages go.
@@ -144,9 +147,14 @@ class SearchRequest(Question):
 
     @classmethod
     def from_kafka(cls, value: bytes | None) -> SearchRequest:
-        """Read a record of `search.requests`; raises ContractError `bad_request`."""
+        """Read a record of `search.requests`; raises ContractError `bad_request`, `too_large`."""
+        value = value or b""
+        if len(value) > MAX_REQUEST:
+            raise ContractError("too_large", f"a request of {len(value)} bytes; {MAX_REQUEST} at most")
+        if value.count(b",") + value.count(b"[") + value.count(b"{") > MAX_JSON_VALUES:
+            raise ContractError("too_large", f"more than {MAX_JSON_VALUES} values, lists and objects")
         try:
-            return cls.model_validate_json(value or b"")
+            return cls.model_validate_json(value)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "request"

@@ -34,3 +34,8 @@ class NotYet(SightlogError):
 
 class DependencyDown(SightlogError):
     """Something that every event needs does not answer: hold the event, back off, try again."""
+
+
+class NoSuchPlace(DependencyDown):
+    """The broker knows no such topic or partition, or does not let us write there. Of a topic of our own that means
+    that somebody has yet to create it."""

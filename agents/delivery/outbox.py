@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from types import TracebackType
 
-from agents.delivery.failures import ItemBroken, NotYet
+from agents.delivery.failures import DependencyDown, ItemBroken, NoSuchPlace, NotYet
 from agents.delivery.producer import ConfirmedProducer
 from agents.delivery.records import Record
 from agents.delivery.retry import Backoff, until_up
@@ -69,6 +70,23 @@ class Outbox:
             lambda: self._producer.send(topic, value, key=key, headers=headers, partition=partition),
             self._backoff,
         )
+
+    async def reply(self, topic: str, value: bytes, headers: OutgoingHeaders, partition: int | None = None) -> None:
+        """Return when the broker has a reply, which goes where a stranger says.
+
+        It holds up nobody else, whatever is wrong with that place. Raises ItemBroken when the record never gets there;
+        until when it is worth trying is the caller's business.
+        """
+        attempt = 0
+        while True:
+            try:
+                return await self._producer.send(topic, value, headers=headers, partition=partition)
+            except NoSuchPlace as cause:
+                raise ItemBroken("no_reply_address", str(cause)) from None
+            except DependencyDown as cause:
+                log.warning("a reply waits: %s", cause)
+                await asyncio.sleep(self._backoff.pause(attempt))
+                attempt += 1
 
     async def postpone(self, record: Record, cause: NotYet, image_id: str | None = None) -> None:
         """Publish a record on the next retry tier; after the last tier it is a dead letter."""

@@ -11,12 +11,23 @@ from types import TracebackType
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from agents.delivery.failures import DependencyDown, ItemBroken
+from agents.delivery.failures import DependencyDown, ItemBroken, NoSuchPlace
 from sightlog.events import OutgoingHeaders
 
 #: Longer than a broker restart takes, short enough that the caller's own back-off stays in charge.
 _DELIVERY_TIMEOUT_MS = 30_000
 
+
+#: Seconds after which a topic that the broker does not know is believed not to exist; a broker that has just created
+#: one knows it sooner.
+_UNKNOWN_TOPIC_MS = 1000
+_NO_SUCH_PLACE = (
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+)
 
 #: Whom to tell, and what went wrong.
 _Report = tuple["asyncio.Future[None]", "KafkaError | None"]
@@ -36,6 +47,7 @@ class ConfirmedProducer:
                 "acks": "all",
                 "linger.ms": linger_ms,
                 "delivery.timeout.ms": _DELIVERY_TIMEOUT_MS,
+                "topic.metadata.propagation.max.ms": _UNKNOWN_TOPIC_MS,
                 "message.max.bytes": max_record_bytes,
             }
         )
@@ -66,7 +78,8 @@ class ConfirmedProducer:
     ) -> None:
         """Return when the broker has the record.
 
-        Raises ItemBroken `record_too_large` when it never will, DependencyDown when it does not answer now.
+        Raises ItemBroken `record_too_large` when it never will, DependencyDown when it does not answer now, NoSuchPlace
+        when the topic or the partition is not there.
         """
         confirmed: asyncio.Future[None] = self._loop.create_future()
 
@@ -113,4 +126,6 @@ def _settle(reported: list[_Report]) -> None:
 def _failure(topic: str, error: KafkaError) -> ItemBroken | DependencyDown:
     if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD):
         return ItemBroken("record_too_large", f"{topic} does not take the record: {error.str()}")
+    if error.code() in _NO_SUCH_PLACE:
+        return NoSuchPlace(f"{topic}: {error.str()}")
     return DependencyDown(f"{topic}: {error.str()}")

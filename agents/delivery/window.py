@@ -10,6 +10,7 @@ restart repeats.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections import defaultdict, deque
@@ -69,6 +70,8 @@ class Window:
         self._room.set()
         self.events = 0
         self.bytes = 0
+        #: The stream has ended: work that is cancelled now was not cancelled by a bug.
+        self.closing = False
 
     async def admit(self, event: EventT[bytes]) -> Slot:
         """Take an event in; waits while the window is full."""
@@ -94,6 +97,19 @@ class Window:
                 self.bytes -= slot.size
                 self._room.set()
 
+    async def conclude(self, work: Callable[[], Awaitable[None]], slots: list[Slot]) -> None:
+        """Settle events when `work` on them is done. What it raises is a bug, and the process ends at once: that is as
+        safe as a SIGKILL, whereas a supervised restart of the agent would acknowledge what it was holding."""
+        try:
+            await work()
+            await self.settle(slots)
+        except BaseException as error:
+            # Cancelled by itself and not by the end of the stream: a task that is gone would stall the partition.
+            if self.closing and isinstance(error, asyncio.CancelledError):
+                raise
+            log.critical("a bug in the agent; the process ends, its events will be redelivered", exc_info=True)
+            os._exit(70)
+
 
 Work = Callable[[list[Record]], Awaitable[None]]
 
@@ -102,32 +118,22 @@ async def drain(stream: NoAckStream, work: Work, limits: WindowLimits) -> None:
     """Run `work` over the events of a stream, batch by batch, and acknowledge in order.
 
     `work` returns once the effects of its events are confirmed; it waits out failing dependencies itself and writes
-    dead letters for broken items. It must not raise: an exception here is a bug, and the process ends at once, which is
-    as safe as a SIGKILL, whereas a supervised restart of the agent would acknowledge what it was holding.
+    dead letters for broken items. It must not raise.
     """
     window = Window(limits, stream.ack)
     waiting: asyncio.Queue[Slot] = asyncio.Queue()
-    closing = False
 
     async def worker() -> None:
         while True:
             batch = await _next_batch(waiting, limits)
-            try:
-                await work([slot.record for slot in batch])
-                await window.settle(batch)
-            except BaseException as error:
-                # Cancelled by itself and not by the end of the stream: a task that is gone would stall the partition.
-                if closing and isinstance(error, asyncio.CancelledError):
-                    raise
-                log.critical("a bug in the agent; the process ends, its events will be redelivered", exc_info=True)
-                os._exit(70)
+            await window.conclude(functools.partial(work, [slot.record for slot in batch]), batch)
 
     workers = [asyncio.create_task(worker()) for _ in range(limits.concurrency)]
     try:
         async for event in stream.events():
             waiting.put_nowait(await window.admit(event))
     finally:
-        closing = True
+        window.closing = True
         for task in workers:
             task.cancel()
 

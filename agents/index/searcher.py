@@ -31,6 +31,8 @@ from sightlog.errors import ContractError
 from sightlog.fields import FloatArray
 from sightlog.search import GOOD, FacetCount, FacetName, SearchRequest
 
+_UNKNOWN = {"image": "unknown_image", "object": "unknown_object"}
+
 
 class IndexSearcher:
     """Searches the indices of one model, by their names: a query never meets vectors of another one."""
@@ -93,7 +95,7 @@ class IndexSearcher:
         if "error" in found:
             raise DependencyDown(f"OpenSearch (vector of an {kind}): {found['error'].get('type')}")
         if "vector" not in found.get("_source", {}):
-            raise ContractError(f"unknown_{kind}", f"there is no {kind} {id_[:200]} in the index")
+            raise ContractError(_UNKNOWN[kind], f"there is no {kind} {id_[:200]} in the index")
         return np.array(found["_source"]["vector"], np.float32)
 
     async def _at_once(self, page: Page, timeout: float) -> Found:

@@ -48,7 +48,7 @@ class SourceReader:
         `source_throttled`, `source_timeout`, `source_unreachable`, `source_incomplete`, `source_failed`).
         """
         if event.dataref is not None:
-            data = await self._referred(event.dataref)
+            data = await self.read_reference(event.dataref)
         else:
             data = event.data or b""
             self._limits.check_size(len(data))
@@ -57,19 +57,8 @@ class SourceReader:
             raise ItemBroken("sha256_mismatch", f"the bytes do not have the announced sha256 {event.sha256}")
         return file
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._web.close()
-
-    async def __aenter__(self) -> SourceReader:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _referred(self, uri: str) -> bytes:
+    async def read_reference(self, uri: str) -> bytes:
+        """The bytes of the file behind a `dataref`; raises as `read` does."""
         scheme = uri.partition(":")[0]
         if scheme == "file":
             return await self._folders.read(uri)
@@ -83,3 +72,15 @@ class SourceReader:
             return await asyncio.wait_for(reading, self._deadline)
         except asyncio.TimeoutError:
             raise NotYet("source_timeout", f"{shown(uri)} took longer than {self._deadline:g} s") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._web.close()
+
+    async def __aenter__(self) -> SourceReader:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
-from opensearchpy.exceptions import NotFoundError
 
-from agents.delivery.failures import DependencyDown, ItemBroken
+from agents.delivery.failures import DependencyDown, ItemBroken, NoSuchPlace, NotYet
+from agents.delivery.fair import Job, Turns
 from agents.delivery.outbox import Outbox
+from agents.index.cursors import Cursors, Page
+from agents.index.found import Found
+from agents.metrics import SearchMetrics
+from agents.query.answers import Answers
+from agents.query.vectors import Vectors
 from agents.search import Search
 from agents.settings import AgentSettings
 from models.manifest import load_manifest
 from sightlog.dead_letters import DeadLetter
-from sightlog.reply_address import CORRELATION_ID, DEADLINE, REPLY_PARTITION, REPLY_TOPIC
-from sightlog.search import SearchReply, SearchRequest
+from sightlog.errors import ConfigurationError, ContractError
+from sightlog.reply_address import CALLER, CORRELATION_ID, DEADLINE, REPLY_PARTITION, REPLY_TOPIC
+from sightlog.search import MAX_REQUEST, FacetCount, Hit, SearchReply, SearchRequest
 from tests.unit.deliveries import FakeProducer, Sent, record
 
 MANIFEST = load_manifest()
@@ -27,76 +34,83 @@ ADDRESS: dict[str, bytes | None] = {
     CORRELATION_ID: b"\xff\x00id",
     REPLY_PARTITION: b"\x00\x00\x00\x02",
 }
-FOUND = {
-    "_id": "image-1",
-    "_score": 0.75,
-    "_source": {
-        "image_id": "image-1",
-        "event_source": "/s",
-        "width": 1,
-        "height": 1,
-        "uploaded_at": "2024-05-01T00:00:00Z",
-    },
-}
+HIT = Hit(image_id="image-1", score=0.75, cosine=0.5, source="/s", width=1, height=1, uploaded_at=datetime(2024, 5, 1))
+PAGE = Page(pit="pit", target="images", k=10, offset=10)
 
 
 class FakeTriton:
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
         self.always: Exception | None = None
-        self.calls: list[tuple[Any, float]] = []
+        self.calls: list[Any] = []
         self.pictures: list[bytes] = []
-        self.seen = np.ones(MANIFEST.clip.dim, np.float32)
 
     async def infer_image(self, data: bytes, timeout: float) -> Any:
         self.pictures.append(data)
         if self.failures:
             raise self.failures.pop(0)
-        return SimpleNamespace(embedding=self.seen)
+        return SimpleNamespace(embedding=np.ones(MANIFEST.clip.dim, np.float32))
 
     async def embed_text(self, tokens: Any, timeout: float) -> Any:
-        self.calls.append((tokens, timeout))
+        assert timeout * 1e6 < 2**63, "Triton takes microseconds in 64 bits"
+        self.calls.append(tokens)
         if self.always is not None:
             raise self.always
         if self.failures:
             raise self.failures.pop(0)
         return np.ones(MANIFEST.clip.dim, np.float32)
 
+    async def read_reference(self, uri: str) -> bytes:
+        raise NotYet("source_missing", uri)
 
-class FakeOpenSearch:
-    def __init__(self, digest: str = MANIFEST.digest) -> None:
-        self.indices = self
-        self.digest = digest
-        self.searches: list[dict[str, Any]] = []
+
+class FakeSearcher:
+    """Finds one hit, unless the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.searches: list[tuple[Any, Any, float]] = []
+        self.pages: list[Page] = []
         self.failures: list[Exception] = []
+        self.found = Found((HIT,))
+        self.gate = asyncio.Event()
+        self.gate.set()
 
-    async def get_mapping(self, index: str) -> dict[str, Any]:
-        return {f"{index}-1": {"mappings": {"_meta": {"model_name": "tiny", "model_digest": self.digest}}}}
-
-    async def search(self, **asked: Any) -> dict[str, Any]:
-        self.searches.append(asked)
+    async def search(self, request: SearchRequest, question: Any, timeout: float) -> Found:
+        self.searches.append((request, question, timeout))
+        await self.gate.wait()
         if self.failures:
             raise self.failures.pop(0)
-        return {"hits": {"hits": [FOUND]}}
+        return self.found
+
+    async def turn_page(self, page: Page, timeout: float) -> Found:
+        self.pages.append(page)
+        return self.found
+
+    async def vector_of(self, kind: str, id_: str) -> Any:
+        raise ContractError(f"unknown_{kind}", id_)
 
 
 class Bench:
     """A search agent between fakes of everything."""
 
-    def __init__(
-        self, triton: FakeTriton | None = None, opensearch: FakeOpenSearch | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, triton: FakeTriton | None = None, **settings: Any) -> None:
         self.settings = AgentSettings.load(**({"retry_first": 1e-3, "retry_limit": 1e-3} | settings))
-        self.triton, self.opensearch = triton or FakeTriton(), opensearch or FakeOpenSearch()
+        self.triton, self.searcher = triton or FakeTriton(), FakeSearcher()
         self.producer = FakeProducer()
+        backoff = self.settings.backoff
         outbox = Outbox(
             "search",
             self.producer,  # type: ignore[arg-type]
             dead_topic=self.settings.topics.dead,
             dead_inline_limit=100,
-            backoff=self.settings.backoff,
+            backoff=backoff,
         )
-        self.agent = Search(self.settings, MANIFEST, self.triton, self.opensearch, outbox)  # type: ignore[arg-type]
+        self.cursors = Cursors(b"k" * 32, 60, MANIFEST.digest)
+        vectors = Vectors(MANIFEST, self.triton, self.triton, self.triton, self.searcher, backoff, 10)  # type: ignore[arg-type]
+        answers = Answers(vectors, self.searcher, self.cursors, MANIFEST.digest, backoff)
+        self.turns = Turns(self.settings.search_waiting_limits)
+        self.metrics = SearchMetrics(self.turns, vectors.texts)
+        self.agent = Search(self.settings, answers, outbox, self.metrics)
 
     async def ask(
         self,
@@ -105,9 +119,20 @@ class Bench:
         sent_ms: int | None = None,
         headers: dict[str, bytes | None] | None = None,
     ) -> None:
+        """One request, by the way that it takes when nobody else asks."""
+        job = self.job(value, sent_ms=sent_ms, headers=headers)
+        await (job.refuse() if job.caller is None else job.work(lambda: None))
+
+    def job(
+        self,
+        value: bytes = b'{"text":"a red star"}',
+        *,
+        sent_ms: int | None = None,
+        headers: dict[str, bytes | None] | None = None,
+    ) -> Job:
         changed = {name: content for name, content in (ADDRESS | (headers or {})).items() if content is not None}
         sent_ms = now_ms() if sent_ms is None else sent_ms
-        await self.agent.reply([record(value, changed.items(), b"key", topic="search.requests", timestamp_ms=sent_ms)])
+        return self.agent.job(record(value, changed.items(), b"key", topic="search.requests", timestamp_ms=sent_ms))
 
     @property
     def sent(self) -> Sent:
@@ -127,6 +152,9 @@ class Bench:
         assert self.reply.hits == ()
         return self.reply.error.code
 
+    def count(self, outcome: str) -> float:
+        return self.metrics.registry.get_sample_value("sightlog_search_requests_total", {"outcome": outcome}) or 0
+
 
 def now_ms() -> int:
     return int(time.time() * 1000)
@@ -139,7 +167,7 @@ async def test_reply_goes_where_the_request_says() -> None:
     (hit,) = bench.reply.hits
     assert (hit.image_id, hit.cosine, bench.reply.model_digest) == ("image-1", 0.5, MANIFEST.digest)
     assert bench.reply.took_ms > 0
-    tokens, _timeout = bench.triton.calls[0]
+    (tokens,) = bench.triton.calls
     assert (tokens.shape, tokens[0]) == ((MANIFEST.clip.context_length,), 49406)
 
 
@@ -153,13 +181,13 @@ async def test_reply_without_a_named_partition_goes_to_any() -> None:
 async def test_request_past_its_deadline_is_dropped_and_counted(deadline: bytes) -> None:
     bench = Bench()
     await bench.ask(headers={DEADLINE: deadline})
-    assert (bench.agent.late, bench.producer.sent, bench.triton.calls) == (1, [], [])
+    assert (bench.count("late"), bench.producer.sent, bench.triton.calls) == (1, [], [])
 
 
 async def test_request_without_a_deadline_has_the_agents_own() -> None:
     bench = Bench(search_deadline=5)
     await bench.ask(sent_ms=now_ms() - 5001)
-    assert (bench.agent.late, bench.producer.sent) == (1, [])
+    assert (bench.count("late"), bench.producer.sent) == (1, [])
     await bench.ask()
     assert bench.reply.hits
 
@@ -170,8 +198,8 @@ async def test_deadline_beyond_all_measure_does_not_break_the_agent(deadline: by
     bench = Bench()
     await bench.ask(headers={DEADLINE: deadline})
     assert bench.reply.hits
-    ((_tokens, timeout),) = bench.triton.calls
-    assert timeout * 1e6 < 2**63, "Triton takes microseconds in 64 bits"
+    ((_request, _question, timeout),) = bench.searcher.searches
+    assert timeout <= 60
 
 
 @pytest.mark.parametrize(
@@ -181,14 +209,26 @@ async def test_deadline_beyond_all_measure_does_not_break_the_agent(deadline: by
         (b"{", "bad_request"),
         (b'{"text":" "}', "bad_request"),
         (b'{"text":"x","k":0}', "bad_request"),
-        (b'{"text":"x","filters":{"classes":["dragon"]}}', "unknown_class"),
+        (b"[" * 40_000, "bad_request"),
+        (b'{"text":"x","a":' + b"[" * 5000 + b"]" * 5000 + b"}", "bad_request"),
+        (b'{"text":"x","image_id":"y"}', "bad_request"),
+        (b'{"clauses":[{"text":"x","weight":-1}]}', "bad_request"),
+        (b'{"clauses":[{"text":"x"},{"text":"x","weight":-1}]}', "contradictory"),
+        (b'{"text":"x","cursor":"y"}', "bad_request"),
+        (b'{"cursor":"y"}', "bad_cursor"),
+        (b'{"image_id":"nowhere"}', "unknown_image"),
+        (b'{"object_id":"nowhere#1"}', "unknown_object"),
+        (b'{"dataref":"file:///nowhere"}', "source_missing"),
+        (b'{"vector":"AACAPw==","model_digest":"' + b"e" * 64 + b'"}', "model_mismatch"),
+        (b'{"text":"x","a":"' + b"x" * MAX_REQUEST + b'"}', "too_large"),
+        (b'{"text":"x","a":[' + b"1," * 60_000 + b"1]}", "too_large"),
     ],
 )
 async def test_bad_request_is_told_so(value: bytes, code: str) -> None:
     bench = Bench()
     await bench.ask(value)
     assert bench.error() == code
-    assert (bench.letters, bench.agent.late) == ([], 0)
+    assert (bench.letters, bench.count("late")) == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -225,36 +265,94 @@ async def test_dependency_down_until_the_deadline_is_told_before_it() -> None:
     bench.triton.always = DependencyDown("gone")
     await bench.ask(headers={DEADLINE: str(now_ms() + 2000).encode()})
     assert bench.error() == "unavailable"
-    assert bench.agent.late == 0, "the reply is sent while somebody still waits for it"
+    assert bench.count("late") == 0, "the reply is sent while somebody still waits for it"
     assert len(bench.triton.calls) > 1
 
 
-async def test_missing_index_is_waited_for() -> None:
+async def test_index_that_is_down_is_waited_for() -> None:
     bench = Bench()
-    bench.opensearch.failures = [NotFoundError(404, "index_not_found_exception", {})] * 3
+    bench.searcher.failures = [DependencyDown("no index yet")] * 3
     await bench.ask()
     assert bench.reply.hits
 
 
 async def test_indices_of_another_model_are_refused() -> None:
-    bench = Bench(opensearch=FakeOpenSearch("b" * 64))
-    bench.opensearch.failures = [NotFoundError(404, "index_not_found_exception", {})]
+    bench = Bench()
+    bench.searcher.failures = [ConfigurationError("another model")]
     await bench.ask()
     assert bench.error() == "model_mismatch"
 
 
-async def test_only_the_index_of_its_own_model_is_asked() -> None:
-    bench = Bench()
-    await bench.ask()
-    assert [asked["index"] for asked in bench.opensearch.searches] == [f"images-{MANIFEST.digest[:12]}"]
+async def test_callers_in_a_hurry_do_not_make_a_dependency_count_as_down() -> None:
+    """Their time is up, which says nothing about OpenSearch; nobody else has to wait for it."""
+    bench = Bench(retry_first=10, retry_limit=10)
+    bench.searcher.gate.clear()
+    hurried = [bench.ask(headers={DEADLINE: str(now_ms() + 100).encode()}) for _ in range(5)]
+    await asyncio.gather(*hurried)
+    bench.producer.sent.clear()
+    bench.searcher.gate.set()
+    await asyncio.wait_for(bench.ask(), 5)
+    assert bench.reply.hits
 
 
 async def test_a_picture_is_seen_as_an_upload_is() -> None:
     bench = Bench()
     await bench.ask(SearchRequest(image=b"\xff\xd8jpeg").to_kafka())
     assert bench.triton.pictures == [b"\xff\xd8jpeg"]
-    assert bench.opensearch.searches[0]["body"]["query"]["knn"]["vector"]["vector"] is bench.triton.seen
-    assert bench.reply.hits
+    assert not bench.reply.cached
+
+
+async def test_what_was_found_is_in_the_reply() -> None:
+    bench = Bench()
+    counts = {"classes": (FacetCount(value="star", count=3),)}
+    bench.searcher.found = Found((HIT,), no_good_match=True, partial=True, facets=counts, cursor="next")  # type: ignore[arg-type]
+    await bench.ask()
+    reply = bench.reply
+    assert (reply.no_good_match, reply.partial, reply.cursor, reply.facets) == (True, True, "next", counts)
+    assert bench.count("no_good_match") == 1
+    assert bench.metrics.registry.get_sample_value("sightlog_search_partial_total") == 1
+
+
+async def test_a_text_that_was_asked_before_is_said_to_be_cached() -> None:
+    bench = Bench()
+    await bench.ask()
+    assert not bench.reply.cached
+    bench.producer.sent.clear()
+    await bench.ask(b'{"text":"A  red star"}')
+    assert bench.reply.cached
+    assert len(bench.triton.calls) == 1
+    value = bench.metrics.registry.get_sample_value
+    assert (value("sightlog_search_texts_total", {"cache": "hit"}), len(bench.triton.calls)) == (1, 1)
+
+
+async def test_a_cursor_turns_the_page_that_it_stands_for() -> None:
+    bench = Bench()
+    await bench.ask(SearchRequest(cursor=bench.cursors.token(PAGE)).to_kafka())
+    assert [(page.pit, page.offset) for page in bench.searcher.pages] == [("pit", 10)]
+    assert (bench.searcher.searches, len(bench.reply.hits)) == ([], 1)
+
+
+def forged(bench: Bench) -> str:
+    other = Cursors(b"x" * 32, 60, MANIFEST.digest)
+    return other.token(PAGE)
+
+
+def expired(bench: Bench) -> str:
+    return Cursors(b"k" * 32, -1, MANIFEST.digest).token(PAGE)
+
+
+def of_another_model(bench: Bench) -> str:
+    return Cursors(b"k" * 32, 60, "e" * 64).token(PAGE)
+
+
+@pytest.mark.parametrize(
+    ("make", "code"), [(forged, "bad_cursor"), (expired, "expired_cursor"), (of_another_model, "bad_cursor")]
+)
+async def test_a_cursor_that_is_no_good_is_refused(make: Any, code: str) -> None:
+    bench = Bench()
+    await bench.ask(SearchRequest(cursor=make(bench)).to_kafka())
+    assert bench.error() == code
+    assert bench.searcher.pages == []
 
 
 async def test_a_picture_that_cannot_be_seen_is_told_so() -> None:
@@ -280,18 +378,80 @@ async def test_broker_that_does_not_take_the_reply_in_time_makes_it_late() -> No
     bench = Bench()
     bench.producer.failures = [DependencyDown("no such partition")] * 10_000
     await bench.ask(headers={DEADLINE: str(now_ms() + 100).encode()})
-    assert (bench.agent.late, bench.producer.sent) == (1, [])
+    assert (bench.count("late"), bench.producer.sent) == (1, [])
 
 
-async def test_one_request_does_not_keep_its_neighbours_from_their_replies() -> None:
+async def test_a_reply_that_no_record_can_hold_even_as_an_error_is_a_dead_letter() -> None:
     bench = Bench()
-    requests = [
-        record(b"", [], timestamp_ms=now_ms()),
-        record(b"{", ADDRESS.items(), timestamp_ms=now_ms()),
-        record(b'{"text":"x"}', [*ADDRESS.items(), (DEADLINE, b"1")], timestamp_ms=now_ms()),
-        record(SearchRequest(text="x").to_kafka(), ADDRESS.items(), timestamp_ms=now_ms()),
-    ]
-    await bench.agent.reply(requests)
-    replies = [orjson.loads(one.value) for one in bench.producer.sent_to("search.replies")]
-    assert ["error" in reply for reply in replies] == [True, False]
-    assert (len(bench.letters), bench.agent.late) == (1, 1)
+    bench.producer.failures = [ItemBroken("record_too_large", "no")] * 2
+    await bench.ask()
+    assert [letter.code for letter in bench.letters] == ["record_too_large"]
+    assert len(bench.producer.sent) == 1
+
+
+async def test_a_reply_to_a_place_that_does_not_exist_is_a_dead_letter() -> None:
+    bench = Bench()
+    bench.producer.failures = [NoSuchPlace("search.replies: unknown partition")] * 2
+    await bench.ask()
+    assert [letter.code for letter in bench.letters] == ["no_reply_address"]
+
+
+async def test_a_request_that_nobody_thought_of_gets_an_error_and_the_process_lives() -> None:
+    bench = Bench()
+    bench.searcher.failures = [KeyError("hits")]
+    await bench.ask()
+    assert bench.error() == "internal_error"
+
+
+async def test_a_caller_with_too_much_waiting_is_told_so() -> None:
+    bench = Bench()
+    await bench.job().refuse()
+    assert bench.error() == "too_many_requests"
+    assert (bench.searcher.searches, bench.triton.calls) == ([], [])
+
+
+async def test_nobody_is_told_too_late_that_he_asked_too_much() -> None:
+    bench = Bench()
+    job = bench.job(headers={DEADLINE: str(now_ms() - 1).encode()})
+    await job.refuse()
+    assert (bench.producer.sent, bench.count("late")) == ([], 1)
+
+
+async def test_a_request_that_is_late_at_its_turn_costs_no_work() -> None:
+    bench = Bench()
+    job = bench.job(headers={DEADLINE: str(now_ms() + 50).encode()})
+    assert job.caller is not None
+    await asyncio.sleep(0.06)
+    await job.work(lambda: None)
+    assert (bench.producer.sent, bench.searcher.searches, bench.count("late")) == ([], [], 1)
+
+
+async def test_the_next_one_begins_while_a_reply_is_on_its_way() -> None:
+    bench = Bench()
+    left: list[int] = []
+    job = bench.job()
+    await job.work(lambda: left.append(len(bench.producer.sent)))
+    assert left == [0]
+
+
+async def test_callers_are_told_apart_by_where_their_replies_go_or_by_their_name() -> None:
+    bench = Bench()
+    here, there = bench.job(), bench.job(headers={REPLY_PARTITION: b"\0\0\0\1"})
+    assert here.caller != there.caller
+    assert bench.job(headers={CALLER: b"shop"}).caller == "shop"
+
+
+async def test_a_request_without_an_address_needs_no_turn() -> None:
+    assert Bench().job(headers={REPLY_TOPIC: b"images"}).caller is None
+
+
+async def test_outcomes_are_counted() -> None:
+    bench = Bench()
+    await bench.ask()
+    await bench.ask(b"{")
+    await bench.ask(headers={DEADLINE: b"1"})
+    await bench.ask(headers={REPLY_TOPIC: b"images"})
+    assert [bench.count(name) for name in ("found", "error", "late", "dead_letter")] == [1, 1, 1, 1]
+    value = bench.metrics.registry.get_sample_value
+    assert value("sightlog_search_errors_total", {"code": "bad_request"}) == 1
+    assert value("sightlog_search_seconds_count") == 2

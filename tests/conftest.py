@@ -1,22 +1,29 @@
-"""One real stack for all tests that need one: Kafka, Triton, OpenSearch and the three workers."""
+"""One real stack for all tests that ask for one: Kafka, Triton, OpenSearch and the workers.
+
+What it needs is imported when it is asked for: other tests also run where it is not installed.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from agents.settings import AgentSettings
-from load_tests.running import free_port_offset
-from sightlog.client import Client
-from stack.local import LocalStack
+if TYPE_CHECKING:
+    from agents.settings import AgentSettings
+    from sightlog.client import Client
+    from stack.local import LocalStack
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A running stack of its own, stopped and wiped at the end."""
+    from load_tests.running import free_port_offset
+    from stack.local import LocalStack
+
     data_dir = tmp_path_factory.mktemp("stack")
     local = LocalStack(data_dir, port_offset=free_port_offset(), workers=True)
     local.up()
@@ -33,6 +40,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 @pytest.fixture(scope="session")
 def settings(stack: LocalStack) -> AgentSettings:
     """Settings that point at the stack."""
+    from agents.settings import AgentSettings
+
     return AgentSettings.load(data_dir=stack.data_dir)
 
 
@@ -45,5 +54,7 @@ def uploads(settings: AgentSettings) -> Path:
 
 @pytest.fixture(scope="session")
 def client(settings: AgentSettings) -> Iterator[Client]:
+    from sightlog.client import Client
+
     with Client(settings) as made:
         yield made
