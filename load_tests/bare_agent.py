@@ -61,8 +61,8 @@ async def run(bootstrap: str, triton: str, concurrency: int) -> None:
             "bootstrap.servers": bootstrap,
             "group.id": GROUP,
             "auto.offset.reset": "earliest",
-            # By default 64 MiB: a short round would be in memory before the clock starts.
-            "queued.max.messages.kbytes": 16 * 1024,
+            # By default it pauses for a second each time that its buffer of 64 MiB is full.
+            "fetch.queue.backoff.ms": 10,
         }
     )
     consumer.subscribe(["images"])
