@@ -371,21 +371,12 @@ async def missing_index_is_a_dependency_that_is_down(
         await IndexWriter(intercepted(client, bulk=[not_there]), settings, model).write([document])
 
 
-def _of_unknown_class(model: ModelIdentity) -> Detection:
-    return embedding(model, "", objects=1).detections[0].model_copy(update={"class_name": "unheard of"})
-
-
 async def refused_document_is_broken_alone_and_leaves_no_objects(
     client: Any, settings: IndexSettings, model: ModelIdentity
 ) -> None:
     good = [embedding(model, new_id(), objects=2) for _ in range(2)]
-    # Two are found before, the third is refused with all its objects, the last after its objects were taken.
-    for facts in (
-        {"tags": (IMMENSE,)},
-        {"metadata": {"a": [{"b": IMMENSE}]}},
-        {"width": 2**40},
-        {"detections": (_of_unknown_class(model),)},
-    ):
+    # The first is found before, the second is refused with all its objects, the last after its objects were taken.
+    for facts in ({"tags": (IMMENSE,)}, {"width": 2**40}, {"sha256": IMMENSE}):
         bad = embedding(model, new_id(), objects=3, **facts)
         outcomes = await IndexWriter(client, settings, model).write([good[0], bad, good[1]])
         assert [outcomes[0], outcomes[2]] == [Written(), Written()]
@@ -394,6 +385,26 @@ async def refused_document_is_broken_alone_and_leaves_no_objects(
         await assert_absent(client, settings, bad.image_id)
         for document in good:
             await assert_holds(client, settings, document)
+
+
+async def no_metadata_makes_an_image_unindexable(client: Any, settings: IndexSettings, model: ModelIdentity) -> None:
+    deep: Any = "bottom"
+    for _ in range(60):
+        deep = {"d": [deep]}
+    hostile: list[dict[str, Any]] = [
+        {"a": [{"b": IMMENSE}], "k" * 40_000: 1, IMMENSE: IMMENSE},
+        {f"key-{number}": number for number in range(5000)},
+        {"list": [f"{number}-{'y' * 200}" for number in range(5000)]},
+        {"": 1, ".": 2, "a..b": 3, "a": {"": [[], {}, None, True]}, "a.b": 4, "zero\0": "\0"},
+        {"n": [2**63, -(2**63), 1e308, -0.0, 5e-324]},
+        {"facts": "x", "vector": [1], "hidden": True, "deep": deep},
+    ]
+    documents = [embedding(model, new_id(), objects=1, metadata=metadata) for metadata in hostile]
+    assert await IndexWriter(client, settings, model).write(documents) == [Written()] * len(hostile)
+    for document in documents:
+        await assert_holds(client, settings, document)
+        (source,) = (await found(client, settings.images, document.image_id)).values()
+        assert source["metadata"] == document.metadata
 
 
 async def bad_vectors_are_refused_before_anything_is_written(
@@ -752,7 +763,7 @@ async def version_that_opensearch_refuses_leaves_the_one_before_as_it_is(
         ]
 
     races = []
-    for facts in ({"width": 2**40}, {"detections": (_of_unknown_class(model),)}):
+    for facts in ({"width": 2**40}, {"sha256": IMMENSE}):
         for cuts in ((3,), (1, 3), (1, 2, 3), (2, 3)):
             changes = versions(new_id(), **facts)
             batches = [changes[start:stop] for start, stop in zip((0, *cuts), cuts, strict=False)]
@@ -802,6 +813,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     unreadable_versions_are_a_dependency_that_is_down,
     missing_index_is_a_dependency_that_is_down,
     refused_document_is_broken_alone_and_leaves_no_objects,
+    no_metadata_makes_an_image_unindexable,
     bad_vectors_are_refused_before_anything_is_written,
     vectors_of_another_model_are_refused,
     refused_version_does_not_hide_a_good_one_of_the_batch,

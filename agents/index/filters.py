@@ -53,12 +53,12 @@ def _class_clauses(target: Target, asked: ClassFilter, min_confidence: float | N
         met = [_terms("classes", [name]) for name in asked.all]
         met += [_terms("classes", asked.any)] if asked.any else []
         return met, [_terms("classes", asked.none)] if asked.none else []
-    met = [_detected(name, asked.min_count, min_confidence) for name in asked.all]
+    met = [_detected(name, asked.min_count, min_confidence) for name in dict.fromkeys(asked.all)]
     if asked.any:
-        met.append(_one_of(_detected(name, asked.min_count, min_confidence) for name in asked.any))
+        met.append(_one_of(_detected(name, asked.min_count, min_confidence) for name in dict.fromkeys(asked.any)))
     elif not asked.all and (asked.min_count > 1 or not asked.none):
         met.append(_detected(None, asked.min_count, min_confidence))
-    return met, [_detected(name, 1, min_confidence) for name in asked.none]
+    return met, [_detected(name, 1, min_confidence) for name in dict.fromkeys(asked.none)]
 
 
 def _detected(class_name: str | None, count: int, min_confidence: float | None) -> Query:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 from opensearchpy import AsyncOpenSearch
-from opensearchpy.exceptions import HTTP_EXCEPTIONS, TransportError
+from opensearchpy.exceptions import HTTP_EXCEPTIONS, RequestError, TransportError
 
 from agents.delivery.failures import DependencyDown
 from agents.index.connection import translated_failures
@@ -39,7 +39,8 @@ class Searches:
     def __init__(self, client: AsyncOpenSearch) -> None:
         self._client = client
         self._waiting: deque[_Wanted] = deque()
-        self._flights: set[asyncio.Task[None]] = set()
+        self._flights = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._due: asyncio.Handle | None = None
 
     async def find(
@@ -75,38 +76,51 @@ class Searches:
 
     def _depart_all(self) -> None:
         self._due = None
-        while self._waiting and len(self._flights) < _FLIGHTS:
+        while self._waiting and self._flights < _FLIGHTS:
             part: list[_Wanted] = []
             while self._waiting and len(part) < _MOST_TOGETHER:
                 wanted = self._waiting.popleft()
                 # Nobody waits any more for one that is cancelled or was too late.
                 part += [] if wanted.answer.done() else [wanted]
             if part:
-                flight = self._depart(part)
-                self._flights.add(flight)
-                flight.add_done_callback(self._landed)
+                self._flights += 1
+                self._depart(part).add_done_callback(self._landed)
+
+    def _landed(self, _flight: asyncio.Task[None]) -> None:
+        self._flights -= 1
+        self._depart_all()
 
     def _depart(self, part: Sequence[_Wanted]) -> asyncio.Task[None]:
-        return asyncio.create_task(self._fly(part))
-
-    def _landed(self, flight: asyncio.Task[None]) -> None:
-        self._flights.discard(flight)
-        self._depart_all()
+        flight = asyncio.create_task(self._fly(part))
+        self._tasks.add(flight)
+        flight.add_done_callback(self._tasks.discard)
+        return flight
 
     async def _fly(self, part: Sequence[_Wanted]) -> None:
         try:
             with translated_failures("search"):
-                answer = await self._client.msearch(
+                reply = await self._client.msearch(
                     body=b"".join(wanted.lines for wanted in part),
                     params={"filter_path": _FILTER, "request_timeout": max(wanted.timeout for wanted in part)},
                 )
-            results: Sequence[dict[str, Any] | BaseException] = answer["responses"]
-        except BaseException as error:
-            results = [error] * len(part)
-        for wanted, result in zip(part, results, strict=True):
-            if wanted.answer.done():
-                continue
-            if isinstance(result, BaseException):
-                wanted.answer.set_exception(result)
+        except RequestError as error:
+            # One that cannot be read spoils the request for all of them.
+            if len(part) > 1:
+                await asyncio.gather(*(self._fly([wanted]) for wanted in part))
             else:
-                wanted.answer.set_result(result)
+                _fail(part, error)
+        except Exception as error:
+            _fail(part, error)
+        else:
+            for wanted, answer in zip(part, reply["responses"], strict=True):
+                if not wanted.answer.done():
+                    wanted.answer.set_result(answer)
+        finally:
+            for wanted in part:
+                wanted.answer.cancel()
+
+
+def _fail(part: Sequence[_Wanted], error: Exception) -> None:
+    for wanted in part:
+        if not wanted.answer.done():
+            wanted.answer.set_exception(error)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from opensearchpy import AsyncOpenSearch
-from opensearchpy.exceptions import NotFoundError
+from opensearchpy.exceptions import NotFoundError, RequestError
 
 from agents.delivery.failures import DependencyDown
 from agents.index.connection import check_model, translated_failures
@@ -172,13 +172,22 @@ class IndexSearcher:
 
     @asynccontextmanager
     async def _there(self, target: Target) -> AsyncIterator[None]:
-        """Say of a missing index why it is missing."""
+        """Say of a missing index why it is missing, and of a search that OpenSearch refuses, that it is too much."""
         try:
             yield
+        except RequestError as error:
+            raise ContractError("bad_request", f"OpenSearch cannot search for this: {_reason(error)}") from None
         except NotFoundError:
             await check_model(self._client, self._settings, self._model)
             alias = self._settings.images if target == "images" else self._settings.objects
             raise DependencyDown(f"OpenSearch: no {alias} of model {self._model.name}; an indexer creates it") from None
+
+
+def _reason(error: RequestError) -> str:
+    """The innermost cause: OpenSearch wraps it in what happened on which shard."""
+    info = error.info if isinstance(error.info, dict) else {}
+    causes = [info, *info.get("root_cause", ())]
+    return str(causes[-1].get("reason") or error.error)[:500]
 
 
 def _first_page(request: SearchRequest, question: VectorQuestion | None) -> Page:

@@ -13,6 +13,8 @@ from typing import Any
 
 from opensearchpy.exceptions import TransportError
 
+from agents.index.mappings import DERIVED
+
 #: Lucene takes no longer term.
 _MAX_TERM_BYTES = 32_766
 
@@ -30,7 +32,6 @@ class FakeOpenSearch:
     """Both indices of one model."""
 
     dim: int
-    classes: tuple[str, ...]
     documents: dict[tuple[str, str], _Stored] = field(default_factory=dict)
     #: Bytes of a bulk from which on it answers 429, for the whole or, if it says so, for each item.
     most_bytes: int | None = None
@@ -97,18 +98,17 @@ class FakeOpenSearch:
             error = {"type": "version_conflict_engine_exception", "reason": "another version is there"}
             return {"_id": key[1], "status": 409, "error": error}
         self._writes += 1
-        self.documents[key] = _Stored(version, source, self._writes)
+        kept = source and {name: value for name, value in source.items() if name not in DERIVED}
+        self.documents[key] = _Stored(version, kept, self._writes)
         if verb == "delete" and not existed:
             return {"_id": key[1], "status": 404, "result": "not_found"}
         return {"_id": key[1], "status": 200 if existed else 201, "result": "updated" if existed else "created"}
 
     def _refusal(self, source: dict[str, Any]) -> dict[str, str] | None:
-        terms = [*source.get("tags", ()), *source.get("classes", ()), source.get("content_type") or ""]
+        named = [source.get(name) or "" for name in ("content_type", "sha256")]
+        terms = [*named, *(term for name in ("tags", "classes", "facts", "ranked") for term in source.get(name, ()))]
         if any(len(term.encode()) > _MAX_TERM_BYTES for term in terms):
             return {"type": "illegal_argument_exception", "reason": "Document contains at least one immense term"}
-        unknown = set(source.get("class_confidence", ())) - set(self.classes)
-        if unknown:
-            return {"type": "strict_dynamic_mapping_exception", "reason": f"introduction of {sorted(unknown)}"}
         if source.get("width", 0) >= 2**31:
             return {"type": "mapper_parsing_exception", "reason": "failed to parse field [width]"}
         if "vector" in source and (len(source["vector"]) != self.dim or not any(source["vector"])):

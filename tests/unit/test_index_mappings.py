@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
-from opensearchpy.exceptions import NotFoundError
+from opensearchpy.exceptions import NotFoundError, RequestError
 
 from agents.delivery.failures import DependencyDown
 from agents.index.connection import check_model, ensure_indices
-from agents.index.documents import image_document, object_documents
-from agents.index.mappings import VISIBLE, ModelIdentity, images_index, index_name, missing_engine, objects_index
-from agents.index.state import state_of
+from agents.index.documents import image_document, object_documents, stored_content
+from agents.index.mappings import (
+    DERIVED,
+    VISIBLE,
+    ModelIdentity,
+    images_index,
+    index_name,
+    missing_engine,
+    objects_index,
+)
+from agents.index.state import state_of, state_of_all
+from agents.index.tokens import fact, ranked
 from agents.settings import IndexSettings
 from sightlog.errors import ConfigurationError
 from tests.index_behaviours import deletion, embedding, update
@@ -36,7 +46,6 @@ def test_every_field_of_the_documents_is_mapped() -> None:
     images = images_index(SETTINGS, MODEL)["mappings"]["properties"]
     image = image_document("image", state)
     assert set(image) <= set(images)
-    assert set(image["class_confidence"]) == set(images["class_confidence"]["properties"])
     objects = objects_index(SETTINGS, MODEL)["mappings"]["properties"]
     for source in object_documents(state):
         assert set(source) <= set(objects)
@@ -63,16 +72,39 @@ def test_vector_field_without_an_engine_is_found() -> None:
     assert missing_engine(made) == ["vector"]
 
 
-def test_image_knows_its_classes_with_their_best_confidence() -> None:
+def test_image_knows_what_was_detected() -> None:
     image = image_document("image", state_of(embedding(MODEL, "image", objects=4)))
     assert image["classes"] == list(MODEL.classes)
-    assert image["class_confidence"]["circle"] == image["max_confidence"] == pytest.approx(0.9)
+    assert image["ranked"] == ranked([("circle", 0.9), ("traffic light", 0.89), ("v1.5 / b", 0.88), ("circle", 0.87)])
+    assert image["area"] == [pytest.approx(0.04)] * 4
     assert image["object_count"] == 4
 
 
-def test_image_without_objects_has_no_confidence() -> None:
+def test_image_without_objects_has_nothing_detected() -> None:
     image = image_document("image", state_of(embedding(MODEL, "image", objects=0)))
-    assert (image["object_count"], image["classes"], image["max_confidence"]) == (0, [], 0.0)
+    assert [image[name] for name in ("object_count", "classes", "ranked", "area")] == [0, [], [], []]
+
+
+def test_facts_and_words_follow_tags_and_metadata() -> None:
+    state = state_of_all([embedding(MODEL, "image", **RICH), update("image", 2, tags=("b",), metadata={"c": "D e"})])
+    image, (one,) = image_document("image", state), object_documents(state)
+    assert image["facts"] == one["facts"] == [fact("c", "D e")]
+    assert (image["words"], one["words"]) == ("f b d e", "f circle b d e")
+
+
+def test_derived_fields_are_not_kept_and_not_content() -> None:
+    for index in (images_index, objects_index):
+        assert index(SETTINGS, MODEL)["mappings"]["_source"] == {"excludes": list(DERIVED)}
+    image = image_document("image", state_of(embedding(MODEL, "image", **RICH)))
+    assert not set(DERIVED) & set(stored_content(image, []).image)
+
+
+@pytest.mark.parametrize("index", [images_index, objects_index])
+def test_no_publisher_decides_on_fields(index: Any) -> None:
+    properties = index(SETTINGS, MODEL)["mappings"]["properties"]
+    assert properties["metadata"] == {"type": "object", "enabled": False}
+    many = replace(MODEL, classes=tuple(f"class-{number}" for number in range(5000)))
+    assert len(index(SETTINGS, many)["mappings"]["properties"]) == len(properties) < 50
 
 
 def test_object_carries_the_facts_of_its_image_and_its_relative_area() -> None:
@@ -95,6 +127,7 @@ class Indices:
         self.aliases: dict[str, set[str]] = {}
         self.filters: dict[str, Any] = {}
         self.put: list[set[str]] = []
+        self.refusal: Exception | None = None
 
     async def exists(self, index: str) -> bool:
         return index in self.mappings
@@ -120,6 +153,8 @@ class Indices:
         return {name: self.mappings[name] for name in names}
 
     async def put_mapping(self, index: str, body: dict[str, Any]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
         self.put.append(set(body["properties"]))
         self.mappings[index]["mappings"]["properties"] |= body["properties"]
 
@@ -136,6 +171,15 @@ async def test_index_of_an_earlier_version_gets_the_fields_that_it_lacks() -> No
     await ensure_indices(client, SETTINGS, MODEL)
     assert properties == whole
     assert client.put == [{"tags_version", "hidden"}], "what is there may not be mapped again"
+
+
+async def test_index_that_cannot_get_a_field_says_what_to_do() -> None:
+    client: Any = Indices()
+    await ensure_indices(client, SETTINGS, MODEL)
+    del client.mappings["images-aaaaaaaaaaaa"]["mappings"]["properties"]["words"]
+    client.refusal = RequestError(400, "mapper_parsing_exception", {})
+    with pytest.raises(ConfigurationError, match=r"images-aaaaaaaaaaaa .* no words.*replay images.embedded"):
+        await ensure_indices(client, SETTINGS, MODEL)
 
 
 async def test_image_alias_shows_only_what_is_visible() -> None:

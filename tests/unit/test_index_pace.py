@@ -91,7 +91,7 @@ async def test_fewer_bulks_are_sent_at_once_after_refusals() -> None:
 async def test_writer_goes_on_with_bulks_that_opensearch_takes(refuse_items: bool) -> None:
     documents = [embedding(MODEL, f"image-{number}", objects=3) for number in range(40)]
     one = len(documents[0].to_kafka())
-    client = FakeOpenSearch(MODEL.dim, MODEL.classes, most_bytes=one * 8, refuse_items=refuse_items)
+    client = FakeOpenSearch(MODEL.dim, most_bytes=one * 8, refuse_items=refuse_items)
     writer = IndexWriter(client, SETTINGS, MODEL, BulkLimits(64, one * 100, 4), Backoff(1e-6, 1e-6))  # type: ignore[arg-type]
     assert await writer.write(documents) == [Written()] * 40
     assert writer.pace.share < 0.5

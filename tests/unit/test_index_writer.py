@@ -21,7 +21,7 @@ SETTINGS = IndexSettings()
 
 @pytest.fixture
 def client() -> Any:
-    return FakeOpenSearch(MODEL.dim, MODEL.classes)
+    return FakeOpenSearch(MODEL.dim)
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.__name__)

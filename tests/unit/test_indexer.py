@@ -25,7 +25,7 @@ class Bench:
 
     def __init__(self, producer: FakeProducer | None = None, **steps: Any) -> None:
         self.settings = AgentSettings.load(retry_first=1e-6, retry_limit=1e-6)
-        self.opensearch = FakeOpenSearch(MODEL.dim, MODEL.classes)
+        self.opensearch = FakeOpenSearch(MODEL.dim)
         self.producer = producer or FakeProducer()
         outbox = Outbox(
             "indexer",
