@@ -299,7 +299,7 @@ async def test_order_is_found_once_and_the_next_pages_read_documents_only() -> N
     index = SmallIndex(images(*np.linspace(0.9, 0.1, 25)))
     made = searcher(index)
     await pages(made, await made.search(SearchRequest(text="x", k=10, pages=True), PLAIN, 2))
-    assert [body["size"] for _, body in index.asked] == [10_000, 10, 10, 5]
+    assert [body["size"] for _, body in index.asked] == [1000, 10, 10, 5]
     assert all(header == {} and body["pit"]["id"] == "pit-0" for header, body in index.asked)
 
 
@@ -312,6 +312,57 @@ async def test_any_worker_goes_on_with_a_page(request_: dict[str, Any]) -> None:
     assert [found.hits for found in of_first] == [found.hits for found in of_other]
 
 
+@pytest.mark.parametrize("k", [300, 1000])
+@pytest.mark.parametrize("kept", [0, 32])
+async def test_pages_look_deeper_when_they_come_there_and_show_nothing_twice(k: int, kept: int) -> None:
+    """A deeper look at the graph may find what the first look missed: it comes after what was shown."""
+    index = SmallIndex(images(*np.linspace(0.9, 0.1, 12_000)))
+    missed = "image-00500"
+
+    def short_sighted(body: dict[str, Any], answer: Any = index._answer) -> Any:
+        found = answer(body | {"size": body["size"] + 1})
+        if body["size"] < 10_000:
+            found["hits"]["hits"] = [
+                h for h in found["hits"]["hits"] if h.get("fields", {}).get("image_id") != [missed]
+            ]
+        found["hits"]["hits"] = found["hits"]["hits"][: body["size"]]
+        return found
+
+    index._answer = short_sighted  # type: ignore[method-assign]
+    made = searcher(index, windows_kept=kept)
+    first = await made.search(SearchRequest(text="x", k=k, pages=True), PLAIN, 2)
+    assert max(body["size"] for _, body in index.asked) == (1000 if k == 300 else 10_000)
+    every = [id_ for found in await pages(made, first) for id_ in ids(found)]
+    assert len(every) == len(set(every)) == 10_000
+    assert every.index(missed) == 1000
+    assert set(every) == {f"image-{number:05}" for number in range(10_000)}
+
+
+async def test_depth_of_a_fusion_is_one_for_all_pages() -> None:
+    index = SmallIndex(images(*np.linspace(0.9, 0.1, 3000)), words={"image-02000": 1.0})
+    found = await search(index, k=10, pages=True, lexical="a")
+    assert [body["size"] for _, body in index.asked] == [10_000, 10_000, 10]
+    assert ids(found)[0] == "image-02000"
+
+
+async def test_nothing_is_looked_for_below_the_wanted_relevance() -> None:
+    index = SmallIndex(images(*np.linspace(0.9, 0.1, 3000)))
+    made = searcher(index)
+    wanted = SearchRequest(text="x", k=200, pages=True, min_relevance=0.9)
+    every = await pages(made, await made.search(wanted, CALIBRATED, 2))
+    assert [len(found.hits) for found in every] == [200, 200, 70]
+    assert [body["size"] for _, body in index.asked] == [1000, 200, 200, 70]
+
+
+async def test_pages_of_groups_show_each_image_once() -> None:
+    objects = {f"image-{n % 400:03}#{n // 400}": 0.9 - n / 10_000 for n in range(2000)}
+    index = SmallIndex(objects)
+    made = searcher(index)
+    request = SearchRequest(text="x", k=150, pages=True, target="objects", group="image")
+    every = [id_ for found in await pages(made, await made.search(request, PLAIN, 2)) for id_ in ids(found)]
+    assert every == [f"image-{n:03}#0" for n in range(400)]
+
+
 async def test_orders_kept_for_pages_are_few() -> None:
     index = SmallIndex(images(*np.linspace(0.9, 0.1, 25)))
     made = searcher(index, windows_kept=2)
@@ -320,7 +371,7 @@ async def test_orders_kept_for_pages_are_few() -> None:
     for found in founds[::-1]:
         assert found.cursor
         await made.turn_page(made._cursors.read(found.cursor), 2)
-    assert [body["size"] for _, body in index.asked[before:]] == [4, 4, 10_000, 4]
+    assert [body["size"] for _, body in index.asked[before:]] == [4, 4, 1000, 4]
 
 
 async def test_pages_have_their_facets_with_the_first() -> None:
