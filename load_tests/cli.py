@@ -11,7 +11,19 @@ from rich.console import Console
 
 _BENCHES = {
     name: f"load_tests.{name}"
-    for name in ("quality", "stream", "search", "models", "parity", "gpu", "backlog", "agent", "index", "hostile")
+    for name in (
+        "quality",
+        "stream",
+        "search",
+        "recall",
+        "models",
+        "parity",
+        "gpu",
+        "backlog",
+        "agent",
+        "index",
+        "hostile",
+    )
 }
 
 
@@ -29,6 +41,7 @@ def bench(name: str, images: int | None, as_json: bool) -> None:
     quality   R@1 and mAP of text queries over unseen scenes, through the topics
     stream    images/s from event to searchable beside the in-process ceiling, freshness, CPU an image
     search    latency of a search through the topics against the same search without them
+    recall    nearest neighbours that a search finds, with filters and without, beside exact ones; --images: objects
     models    milliseconds an image and a query of the models in use, against raw onnxruntime
     parity    every preprocessing path against the NumPy reference, step by step, and the vectors that follow
     index     documents/s through the indexer against raw bulks of opensearch-py into the same OpenSearch
