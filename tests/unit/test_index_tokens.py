@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agents.index.tokens import fact, fact_range, facts, ranked, ranked_range, words, words_asked
+from agents.index.tokens import fact, fact_range, facts, ranked, ranked_range, words, words_asked, words_of_object
 from sightlog.filters import SearchFilters
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -108,7 +108,8 @@ def test_tokens_of_any_metadata_are_bounded(metadata: dict[str, Any]) -> None:
 def test_words_are_parted_at_everything_that_is_no_letter_or_digit() -> None:
     assert words("IMG_0042.Strand-Nord.jpg", ("Big Dog",), {}) == "img 0042 strand nord jpg big dog"
     assert words(None, (), {"a": ["Nord", {"b": 7}], "c": 1.5, "d": True, "e": None}) == "nord 7 1 5 true"
-    assert words("x", ("y",), {}, "traffic light") == "x traffic light y"
+    assert words_of_object(words("x", ("y",), {}), "Traffic light") == "x y traffic light"
+    assert words_of_object("", "star") == "star"
 
 
 def test_words_are_the_same_however_they_are_written() -> None:
