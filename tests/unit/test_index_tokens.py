@@ -55,6 +55,15 @@ def test_strings_compare_by_code_point_however_long(value: str, low: str, high: 
     assert (fact("s", low) in held) == (value == low)
 
 
+def test_string_longer_than_a_filter_can_say_equals_none_and_sorts_after_its_beginning() -> None:
+    longest = "v" * 256
+    for value, equal in ((longest, True), (longest + "a", False), (longest + "z" * 9000, False)):
+        held = facts({"s": value})
+        assert (fact("s", longest) in held) == equal
+        assert within(fact_range("s", longest, None), held)
+        assert not within(fact_range("s", None, longest), held)
+
+
 def test_a_number_a_string_and_a_truth_never_equal_each_other() -> None:
     values: list[Any] = [1, "1", True, 1.5, "true", False, 0, ""]
     for value in values:
