@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import orjson
 from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
@@ -229,10 +228,7 @@ class SearchReply(Contract):
     def from_kafka(cls, value: bytes | None) -> SearchReply:
         """Read a record of a reply topic; raises ContractError `bad_reply`."""
         try:
-            # Ten hits in three quarters of the time that pydantic's own parser takes.
-            return cls.model_validate(orjson.loads(value or b""))
-        except orjson.JSONDecodeError as error:
-            raise ContractError("bad_reply", f"not JSON: {error}") from None
+            return cls.model_validate_json(value or b"")
         except ValidationError as error:
             raise ContractError("bad_reply", str(error.errors()[0]["msg"])) from None
 
