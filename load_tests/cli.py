@@ -27,7 +27,8 @@ def bench(name: str, images: int | None, minutes: float | None, as_json: bool) -
     \b
     quality   R@1 and mAP of text queries over unseen scenes, through the topics
     stream    images/s from event to searchable beside the in-process ceiling, freshness, CPU an image
-    search    latency of a search through the topics against the same search without them
+    search    a search through the topics against the same search without them: latency, throughput, known texts;
+              --images: vectors in the index
     relevance precision and recall of relevance >= 0.5 on held-out scenes, and how far it can be believed
     models    milliseconds an image and a query of the models in use, against raw onnxruntime
     parity    every preprocessing path against the NumPy reference, step by step, and the vectors that follow
