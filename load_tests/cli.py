@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-_NAMES = "quality stream search soak-search relevance models parity gpu backlog agent index hostile"
+_NAMES = "quality stream search soak-search recall relevance models parity gpu backlog agent index hostile"
 _BENCHES = {name: f"load_tests.{name.replace('-', '_')}" for name in _NAMES.split()}
 
 
@@ -30,6 +30,7 @@ def bench(name: str, images: int | None, minutes: float | None, as_json: bool) -
     search    a search through the topics against the same search without them: latency, throughput, known texts;
               --images: vectors in the index
     relevance precision and recall of relevance >= 0.5 on held-out scenes, and how far it can be believed
+    recall    nearest neighbours that a search finds, with filters and without, beside exact ones; --images: objects
     models    milliseconds an image and a query of the models in use, against raw onnxruntime
     parity    every preprocessing path against the NumPy reference, step by step, and the vectors that follow
     index     documents/s through the indexer against raw bulks of opensearch-py into the same OpenSearch

@@ -73,7 +73,7 @@ class IndexSearcher:
         place = Place(pit=page.pit, lifetime_s=self._cursors.lifetime_s)
         until = time.monotonic() + timeout
         try:
-            window = await self._windows.of_pages(page, place, timeout)
+            window = await self._windows.of_pages(page, place, 0, timeout)
             found = await self._shown(page, place, window, (), until - time.monotonic())
         except NotFoundError:
             self._windows.forget(page)
@@ -126,7 +126,8 @@ class IndexSearcher:
         goes_on = False
         try:
             page, place = replace(page, pit=pit), Place(pit=pit, lifetime_s=lifetime_s)
-            window = await self._windows.of_pages(page, place, until - time.monotonic())
+            least = DEPTH if facets else 0
+            window = await self._windows.of_pages(page, place, least, until - time.monotonic())
             found = await self._shown(page, place, window, facets, until - time.monotonic())
             found = self._with_cursor(page, window, found)
             goes_on = found.cursor is not None

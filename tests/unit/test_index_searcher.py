@@ -22,6 +22,7 @@ from sightlog.search import FacetCount, SearchRequest
 
 MODEL = ModelIdentity("tiny", "a" * 64, 2, ("circle", "star"))
 SETTINGS = IndexSettings(images="pictures", objects="things", ef_search=100, oversampling=1.5)
+TIMEOUT = 60.0
 #: Relevance 0.5 at a cosine of 0.5.
 CALIBRATED = VectorQuestion(np.array([1, 0], np.float32), slope=8.0, intercept=-4.0)
 PLAIN = VectorQuestion(np.array([1, 0], np.float32))
@@ -116,7 +117,7 @@ def searcher(index: SmallIndex, **settings: Any) -> IndexSearcher:
 
 async def search(index: SmallIndex, question: VectorQuestion | None = PLAIN, **request: Any) -> Found:
     asked = {"text": "x"} if question else {}
-    return await searcher(index).search(SearchRequest(**asked, **request), question, 2)
+    return await searcher(index).search(SearchRequest(**asked, **request), question, TIMEOUT)
 
 
 def ids(found: Found) -> list[str]:
@@ -281,14 +282,14 @@ async def pages(made: IndexSearcher, found: Found) -> list[Found]:
     """The first page and those after it."""
     every = [found]
     while every[-1].cursor is not None:
-        every.append(await made.turn_page(made._cursors.read(every[-1].cursor), 2))
+        every.append(await made.turn_page(made._cursors.read(every[-1].cursor), TIMEOUT))
     return every
 
 
 async def test_pages_go_on_without_gaps_and_repeats_whatever_is_written() -> None:
     index = SmallIndex(images(*np.linspace(0.9, 0.1, 25)))
     made = searcher(index)
-    first = await made.search(SearchRequest(text="x", k=10, pages=True), PLAIN, 2)
+    first = await made.search(SearchRequest(text="x", k=10, pages=True), PLAIN, TIMEOUT)
     index.near = {"newer": 1.0} | images(*np.linspace(0.1, 0.9, 25))
     every = await pages(made, first)
     assert [id_ for found in every for id_ in ids(found)] == [f"image-{number:05}" for number in range(25)]
@@ -298,8 +299,8 @@ async def test_pages_go_on_without_gaps_and_repeats_whatever_is_written() -> Non
 async def test_order_is_found_once_and_the_next_pages_read_documents_only() -> None:
     index = SmallIndex(images(*np.linspace(0.9, 0.1, 25)))
     made = searcher(index)
-    await pages(made, await made.search(SearchRequest(text="x", k=10, pages=True), PLAIN, 2))
-    assert [body["size"] for _, body in index.asked] == [10_000, 10, 10, 5]
+    await pages(made, await made.search(SearchRequest(text="x", k=10, pages=True), PLAIN, TIMEOUT))
+    assert [body["size"] for _, body in index.asked] == [1000, 10, 10, 5]
     assert all(header == {} and body["pit"]["id"] == "pit-0" for header, body in index.asked)
 
 
@@ -307,26 +308,81 @@ async def test_order_is_found_once_and_the_next_pages_read_documents_only() -> N
 async def test_any_worker_goes_on_with_a_page(request_: dict[str, Any]) -> None:
     index = SmallIndex(images(*np.linspace(0.9, 0.1, 25)), words={"image-00020": 2.0, "image-00003": 1.0})
     first, other = searcher(index), searcher(index, windows_kept=0)
-    found = await first.search(SearchRequest(text="x", k=4, pages=True, **request_), CALIBRATED, 2)
+    found = await first.search(SearchRequest(text="x", k=4, pages=True, **request_), CALIBRATED, TIMEOUT)
     of_first, of_other = await pages(first, found), await pages(other, found)
     assert [found.hits for found in of_first] == [found.hits for found in of_other]
+
+
+@pytest.mark.parametrize("k", [6, 20])
+@pytest.mark.parametrize("kept", [0, 32])
+async def test_pages_look_deeper_when_they_come_there_and_show_nothing_twice(
+    k: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deeper look at the graph may find what the first look missed: it comes after what was shown."""
+    monkeypatch.setattr("agents.index.windows.DEPTH", 20)
+    monkeypatch.setattr("agents.index.windows.MAX_RESULTS", 200)
+    index = SmallIndex(images(*np.linspace(0.9, 0.1, 240)))
+    missed = "image-00010"
+
+    def short_sighted(body: dict[str, Any], answer: Any = index._answer) -> Any:
+        found = answer(body | {"size": body["size"] + 1})
+        if body["size"] < 200:
+            found["hits"]["hits"] = [
+                h for h in found["hits"]["hits"] if h.get("fields", {}).get("image_id") != [missed]
+            ]
+        found["hits"]["hits"] = found["hits"]["hits"][: body["size"]]
+        return found
+
+    index._answer = short_sighted  # type: ignore[method-assign]
+    made = searcher(index, windows_kept=kept)
+    first = await made.search(SearchRequest(text="x", k=k, pages=True), PLAIN, TIMEOUT)
+    assert max(body["size"] for _, body in index.asked) == (20 if k == 6 else 200)
+    every = [id_ for found in await pages(made, first) for id_ in ids(found)]
+    assert len(every) == len(set(every)) == 200
+    assert every.index(missed) == 20
+    assert set(every) == {f"image-{number:05}" for number in range(200)}
+
+
+async def test_depth_of_a_fusion_is_one_for_all_pages() -> None:
+    index = SmallIndex(images(*np.linspace(0.9, 0.1, 3000)), words={"image-02000": 1.0})
+    found = await search(index, k=10, pages=True, lexical="a")
+    assert [body["size"] for _, body in index.asked] == [10_000, 10_000, 10]
+    assert ids(found)[0] == "image-02000"
+
+
+async def test_nothing_is_looked_for_below_the_wanted_relevance() -> None:
+    index = SmallIndex(images(*np.linspace(0.9, 0.1, 3000)))
+    made = searcher(index)
+    wanted = SearchRequest(text="x", k=200, pages=True, min_relevance=0.9)
+    every = await pages(made, await made.search(wanted, CALIBRATED, TIMEOUT))
+    assert [len(found.hits) for found in every] == [200, 200, 70]
+    assert [body["size"] for _, body in index.asked] == [1000, 200, 200, 70]
+
+
+async def test_pages_of_groups_show_each_image_once() -> None:
+    objects = {f"image-{n % 400:03}#{n // 400}": 0.9 - n / 10_000 for n in range(2000)}
+    index = SmallIndex(objects)
+    made = searcher(index)
+    request = SearchRequest(text="x", k=150, pages=True, target="objects", group="image")
+    every = [id_ for found in await pages(made, await made.search(request, PLAIN, TIMEOUT)) for id_ in ids(found)]
+    assert every == [f"image-{n:03}#0" for n in range(400)]
 
 
 async def test_orders_kept_for_pages_are_few() -> None:
     index = SmallIndex(images(*np.linspace(0.9, 0.1, 25)))
     made = searcher(index, windows_kept=2)
-    founds = [await made.search(SearchRequest(text="x", k=4, pages=True), PLAIN, 2) for _ in range(3)]
+    founds = [await made.search(SearchRequest(text="x", k=4, pages=True), PLAIN, TIMEOUT) for _ in range(3)]
     before = len(index.asked)
     for found in founds[::-1]:
         assert found.cursor
-        await made.turn_page(made._cursors.read(found.cursor), 2)
-    assert [body["size"] for _, body in index.asked[before:]] == [4, 4, 10_000, 4]
+        await made.turn_page(made._cursors.read(found.cursor), TIMEOUT)
+    assert [body["size"] for _, body in index.asked[before:]] == [4, 4, 1000, 4]
 
 
 async def test_pages_have_their_facets_with_the_first() -> None:
     index = SmallIndex(images(*np.linspace(0.9, 0.1, 25)))
     made = searcher(index)
-    found = await made.search(SearchRequest(text="x", k=10, pages=True, facets=["tags"]), PLAIN, 2)
+    found = await made.search(SearchRequest(text="x", k=10, pages=True, facets=["tags"]), PLAIN, TIMEOUT)
     assert found.facets["tags"][0].count == 25
     assert [dict(page.facets) for page in (await pages(made, found))[1:]] == [{}, {}]
 
@@ -334,10 +390,10 @@ async def test_pages_have_their_facets_with_the_first() -> None:
 async def test_point_in_time_is_let_go_when_nothing_follows() -> None:
     index = SmallIndex(images(0.9, 0.8))
     made = searcher(index)
-    found = await made.search(SearchRequest(text="x", k=2, pages=True), PLAIN, 2)
+    found = await made.search(SearchRequest(text="x", k=2, pages=True), PLAIN, TIMEOUT)
     await asyncio.sleep(0)
     assert (found.cursor, index.pits) == (None, {})
-    found = await made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, 2)
+    found = await made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, TIMEOUT)
     await asyncio.sleep(0)
     assert found.cursor
     assert index.pits
@@ -348,10 +404,10 @@ async def test_point_in_time_is_let_go_when_the_search_fails_or_is_cancelled() -
     made = searcher(index)
     index.extra = {"status": 503, "error": {"type": "down"}}
     with pytest.raises(DependencyDown):
-        await made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, 2)
+        await made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, TIMEOUT)
     await asyncio.sleep(0)
     assert index.pits == {}
-    asked = asyncio.create_task(made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, 2))
+    asked = asyncio.create_task(made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, TIMEOUT))
     while not index.pits:
         await asyncio.sleep(0)
     asked.cancel()
@@ -365,11 +421,11 @@ async def test_point_in_time_is_let_go_when_the_search_fails_or_is_cancelled() -
 async def test_page_whose_point_in_time_is_gone_has_expired() -> None:
     index = SmallIndex(images(0.9, 0.8))
     made = searcher(index)
-    found = await made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, 2)
+    found = await made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, TIMEOUT)
     index.pits.clear()
     assert found.cursor
     with pytest.raises(ContractError) as refused:
-        await made.turn_page(made._cursors.read(found.cursor), 2)
+        await made.turn_page(made._cursors.read(found.cursor), TIMEOUT)
     assert refused.value.code == "expired_cursor"
 
 
@@ -394,14 +450,14 @@ async def test_answer_of_a_part_of_the_index_is_partial(extra: dict[str, Any], r
 async def test_partial_order_is_not_kept_for_the_next_page() -> None:
     index = SmallIndex(images(0.9, 0.8, 0.7))
     made = searcher(index)
-    found = await made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, 2)
+    found = await made.search(SearchRequest(text="x", k=1, pages=True), PLAIN, TIMEOUT)
     assert found.cursor
     page = made._cursors.read(found.cursor)
     made._windows.forget(page)
     index.extra = {"timed_out": True}
-    assert (await made.turn_page(page, 2)).partial
+    assert (await made.turn_page(page, TIMEOUT)).partial
     index.extra = {}
-    assert not (await made.turn_page(page, 2)).partial
+    assert not (await made.turn_page(page, TIMEOUT)).partial
 
 
 async def test_hit_that_was_deleted_meanwhile_is_left_out() -> None:
