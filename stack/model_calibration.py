@@ -135,7 +135,7 @@ def _over_pictures(
     with _bar(console, "reading pictures", None) as tick:
         album = read_album(folder, captions, count or _PICTURES, CALIBRATION_SEED, tick)
     if album.left_out:
-        say(console, f"{album.left_out} files are left out: no readable pictures, or the same as another")
+        say(console, f"left out, as no readable pictures or the same as another: {album.left_out}")
     with _bar(console, "looking at pictures", len(album.files) * TICKS_A_PICTURE) as tick:
         exams = picture_exams(eye, tokenizer, album, coco_names(), CALIBRATION_SEED, tick)
     described = f"{len(album.captions)} captions" if captions else "no captions"

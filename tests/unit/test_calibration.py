@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from agents.index.question import VectorQuestion
 from models.calibration import QUERY_KINDS, TARGETS, Calibration, Curve
 from models.cli import models
-from models.manifest import TINY_FOLDER, ManifestError, ModelManifest, load_manifest, write_calibration
+from models.manifest import TINY_FOLDER, ManifestError, ModelManifest, load_manifest, write_calibration, write_manifest
 from models.settings import ModelSettings
 from models.store import ModelStore, StoreError
 
@@ -98,6 +98,16 @@ def test_a_calibration_changes_neither_the_digest_nor_anything_else(folder: Path
     assert after.digest == before.digest == TINY.digest
     assert write_calibration(folder, a_calibration("another")).calibration == a_calibration("another")
     assert sorted(path.name for path in folder.iterdir()) == sorted([*TINY.files, "manifest.json"])
+
+
+def test_a_manifest_that_is_written_again_keeps_the_calibration_of_the_same_digest_alone(folder: Path) -> None:
+    write_calibration(folder, a_calibration())
+    same = write_manifest(folder, "renamed", TINY.clip, TINY.detector, TINY.preprocessing)
+    assert same.calibration == a_calibration()
+    other = write_manifest(folder, "tiny", TINY.clip, TINY.detector, replace(TINY.preprocessing, crop_margin=0.3))
+    assert other.calibration is None
+    (folder / "manifest.json").write_text("{")
+    assert write_manifest(folder, "tiny", TINY.clip, TINY.detector, TINY.preprocessing).calibration is None
 
 
 @pytest.mark.parametrize(
