@@ -370,6 +370,7 @@ async def test_a_thousand_coroutines_wait_without_a_thread_each(broker: FakeBrok
             broker.write(address.topic, reply, headers=headers, partition=address.partition or 0)
         found = await asyncio.gather(*waiting)
         assert [reply.hits[0].image_id for reply in found] == [f"text {number}" for number in range(1000)]
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("asyncio")]
         assert client._connection.waiting == 0
 
 
@@ -476,6 +477,7 @@ def test_a_table_of_nothing_has_the_same_columns() -> None:
     pytest.importorskip("pandas")
     empty, full = SearchReply().to_dataframe(), SearchReply(hits=(hit(),)).to_dataframe()
     assert list(empty.columns) == list(full.columns)
+    assert str(full.captured_at.dtype).startswith("datetime64"), "also where no hit has one"
     assert (empty.score.dtype, len(empty)) == (np.float64, 0)
 
 
