@@ -26,19 +26,28 @@ def _indexer(settings: AgentSettings) -> faust.App:
     return indexer_app(settings)
 
 
-def _search(settings: AgentSettings) -> faust.App:
-    from agents.search import search_app
+def _run_search(settings: AgentSettings) -> None:
+    import uvloop
 
-    return search_app(settings)
+    from agents.search import run_search
+
+    uvloop.run(run_search(settings))
+
+
+def _run_retry(settings: AgentSettings) -> None:
+    from agents.retry import run_retry
+
+    asyncio.run(run_retry(settings))
 
 
 #: Imported when needed: a worker does not pay for the libraries of the others.
-_APPS: dict[str, Callable[[AgentSettings], faust.App]] = {"vision": _vision, "indexer": _indexer, "search": _search}
-_RETRY = "retry"
+_APPS: dict[str, Callable[[AgentSettings], faust.App]] = {"vision": _vision, "indexer": _indexer}
+#: Workers that Faust does not run.
+_OTHERS: dict[str, Callable[[AgentSettings], None]] = {"search": _run_search, "retry": _run_retry}
 
 
 @click.command()
-@click.argument("name", type=click.Choice([*_APPS, _RETRY]))
+@click.argument("name", type=click.Choice([*_APPS, *_OTHERS]))
 @click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def worker(name: str, loglevel: str) -> None:
     """Run one worker in the foreground until it is told to stop.
@@ -57,13 +66,13 @@ def worker(name: str, loglevel: str) -> None:
       SIGHTLOG_KAFKA=kafka-1:9092 SIGHTLOG_TRITON=gpu-1:8001 sightlog worker vision
     """
     settings = AgentSettings.load()
-    if name == _RETRY:
-        from agents.retry import run_retry
-
-        logging.basicConfig(level=loglevel.upper(), format="[%(asctime)s] [%(levelname)s] %(message)s")
-        asyncio.run(run_retry(settings))
+    if name in _APPS:
+        run_worker(_APPS[name](settings), loglevel=loglevel)
         return
-    run_worker(_APPS[name](settings), loglevel=loglevel)
+    logging.basicConfig(level=loglevel.upper(), format="[%(asctime)s] [%(levelname)s] %(message)s")
+    # One line a request otherwise.
+    logging.getLogger("opensearch").setLevel(logging.WARNING)
+    _OTHERS[name](settings)
 
 
 @click.command()

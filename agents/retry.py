@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -23,6 +22,7 @@ from agents.delivery.failures import ItemBroken
 from agents.delivery.outbox import Outbox
 from agents.delivery.records import Record
 from agents.settings import AgentSettings
+from agents.stopping import until_told_to_stop
 from sightlog.events import consumed_headers
 from sightlog.history import History
 
@@ -41,23 +41,12 @@ _Place = tuple[str, int]
 
 async def run_retry(settings: AgentSettings) -> None:
     """Run the retry worker until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     consumer = Consumer(consumer_settings(settings))
     try:
         async with new_outbox("retry", settings, linger_ms=5) as outbox:
             delays = settings.topics.retry_delays
-            serving = asyncio.create_task(RetryWorker(consumer, outbox, settings.topics.images, delays).serve())
-            stopping = asyncio.create_task(stop.wait())
             # Whatever is being published stays un-acknowledged and is published again.
-            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not serving.done():
-                serving.cancel()
-                await asyncio.wait((serving,))
-            else:
-                await serving
+            await until_told_to_stop(RetryWorker(consumer, outbox, settings.topics.images, delays).serve())
     finally:
         await asyncio.to_thread(consumer.close)
 

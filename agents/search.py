@@ -9,17 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import faust
-from faust.streams import Stream
-
-from agents.app import attach, new_app, new_outbox
+from agents.app import new_outbox
 from agents.delivery.failures import ItemBroken
 from agents.delivery.fair import Job, Turns, drain_in_turns
 from agents.delivery.outbox import Outbox
+from agents.delivery.prompt import PromptStream
 from agents.delivery.records import Record
 from agents.metrics import SearchMetrics
 from agents.query.answers import Answers, open_answers, refusal
 from agents.settings import AgentSettings
+from agents.stopping import until_told_to_stop
 from models.manifest import load_manifest
 from sightlog.errors import ContractError
 from sightlog.events import OutgoingHeaders
@@ -36,19 +35,16 @@ _REPLY_SHARE = 0.1
 _LONGEST_WAIT = 60.0
 
 
-def search_app(settings: AgentSettings) -> faust.App:
-    """The Faust app of the consumer group `sightlog-search`."""
-    manifest = load_manifest(settings.model_folder)
-
-    async def search(stream: Stream[bytes]) -> None:
-        turns = Turns(settings.search_waiting_limits)
-        async with open_answers(settings, manifest) as answers, new_outbox("search", settings, linger_ms=0) as outbox:
-            metrics = SearchMetrics(turns, answers.vectors.texts)
-            with metrics.served(settings.metrics_port):
-                agent = Search(settings, answers, outbox, metrics)
-                await drain_in_turns(stream.noack(), agent.job, settings.search_window, turns)
-
-    return attach(new_app("search", settings), settings.topics.requests, search)
+async def run_search(settings: AgentSettings) -> None:
+    """Run the search worker, a member of the consumer group `sightlog-search`, until it is told to stop."""
+    manifest, turns = load_manifest(settings.model_folder), Turns(settings.search_waiting_limits)
+    stream = PromptStream(settings, settings.topics.requests, "sightlog-search")
+    outbox = new_outbox("search", settings, linger_ms=0)
+    async with open_answers(settings, manifest) as answers, outbox, stream:
+        metrics = SearchMetrics(turns, answers.vectors.texts)
+        with metrics.served(settings.metrics_port):
+            agent = Search(settings, answers, outbox, metrics)
+            await until_told_to_stop(drain_in_turns(stream, agent.job, settings.search_window, turns))
 
 
 class Search:

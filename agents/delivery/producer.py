@@ -46,6 +46,7 @@ class ConfirmedProducer:
                 "enable.idempotence": True,
                 "acks": "all",
                 "linger.ms": linger_ms,
+                "socket.nagle.disable": True,
                 "delivery.timeout.ms": _DELIVERY_TIMEOUT_MS,
                 "topic.metadata.propagation.max.ms": _UNKNOWN_TOPIC_MS,
                 "message.max.bytes": max_record_bytes,
