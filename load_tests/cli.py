@@ -9,10 +9,8 @@ import click
 import orjson
 from rich.console import Console
 
-_BENCHES = {
-    name: f"load_tests.{name}"
-    for name in ("quality", "stream", "search", "models", "parity", "gpu", "backlog", "agent", "index", "hostile")
-} | {"soak-search": "load_tests.soak_search"}
+_NAMES = "quality stream search soak-search recall relevance models parity gpu backlog agent index hostile"
+_BENCHES = {name: f"load_tests.{name.replace('-', '_')}" for name in _NAMES.split()}
 
 
 @click.command()
@@ -23,14 +21,16 @@ _BENCHES = {
 def bench(name: str, images: int | None, minutes: float | None, as_json: bool) -> None:
     """Measure the stack that runs in the data folder; without one, start one and stop it afterwards.
 
-    `models` and `parity` need no stack; `gpu` starts its own, writes gpu.json and pictures into the current folder, and
-    takes more options as `python -m load_tests.gpu --help`.
+    `relevance`, `models` and `parity` need no stack; `gpu` starts its own, writes gpu.json and pictures into the
+    current folder, and takes more options as `python -m load_tests.gpu --help`.
 
     \b
     quality   R@1 and mAP of text queries over unseen scenes, through the topics
     stream    images/s from event to searchable beside the in-process ceiling, freshness, CPU an image
     search    a search through the topics against the same search without them: latency, throughput, known texts;
               --images: vectors in the index
+    relevance precision and recall of relevance >= 0.5 on held-out scenes, and how far it can be believed
+    recall    nearest neighbours that a search finds, with filters and without, beside exact ones; --images: objects
     models    milliseconds an image and a query of the models in use, against raw onnxruntime
     parity    every preprocessing path against the NumPy reference, step by step, and the vectors that follow
     index     documents/s through the indexer against raw bulks of opensearch-py into the same OpenSearch

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -144,7 +145,10 @@ def load_manifest(folder: Path | None = None) -> ModelManifest:
 def write_manifest(
     folder: Path, name: str, clip: ClipSpec, detector: DetectorSpec, preprocessing: PreprocessingSpec
 ) -> ModelManifest:
-    """Hashes the ONNX files that lie in `folder`, writes `manifest.json` beside them, returns what it wrote."""
+    """Hashes the ONNX files that lie in `folder`, writes `manifest.json` beside them, returns what it wrote.
+
+    A calibration that lies there for the same digest is kept.
+    """
     files = {file: sha256_of(folder / file) for file in (clip.image_onnx, clip.text_onnx, detector.onnx)}
     document = {
         "name": name,
@@ -154,6 +158,10 @@ def write_manifest(
         "preprocessing": asdict(preprocessing),
         "files": files,
     }
+    with suppress(ManifestError):  # mostly there is none yet
+        earlier = load_manifest(folder)
+        if earlier.calibration is not None and earlier.digest == document["digest"]:
+            document["calibration"] = earlier.calibration.to_document()
     (folder / MANIFEST_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return load_manifest(folder)
 

@@ -140,12 +140,18 @@ class ModelStore:
             ) from None
 
     def keep_calibration(self, digest: str, calibration: Calibration) -> None:
-        """For every set of that digest that is composed from now on, in place of an earlier one."""
+        """For every set of that digest that is composed from now on, in place of an earlier one. Raises StoreError."""
         path = self.folder / CALIBRATIONS / f"{digest}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(calibration.to_document(), indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps(calibration.to_document(), indent=2) + "\n", encoding="utf-8")
+            fresh.replace(path)
+        except OSError as error:
+            raise StoreError(
+                f"cannot keep the calibration as {path} ({error.strerror}); make {self.folder} writable, "
+                "or name another store with SIGHTLOG_MODELS_DIR"
+            ) from None
 
     @staticmethod
     def write_part(folder: Path, spec: ClipSpec | DetectorSpec, source: Mapping[str, str]) -> None:

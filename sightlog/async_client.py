@@ -117,8 +117,6 @@ class AsyncClient:
             value = await asyncio.wait_for(asyncio.wrap_future(reply), seconds)
         except asyncio.TimeoutError:
             raise self._connection.no_reply(seconds) from None
-        finally:
-            reply.cancel()
         return read_reply(value)
 
     async def _pages(self, request: SearchRequest, timeout: float | None) -> AsyncIterator[SearchReply]:

@@ -163,7 +163,8 @@ class Connection:
     def start_anew(self) -> None:
         """In a forked child: leave what belongs to the parent as it is, and open connections of its own when needed.
 
-        The threads of librdkafka are not in the child, and freeing what they work on waits for them forever.
+        The threads of librdkafka are not in the child: freeing what they worked on would wait for threads that are
+        gone, or for locks that they held.
         """
         parts = (part for part in (self._replies, self._outcomes) if part is not None)
         for kept in (self._producer, *(kept for part in parts for kept in part.of_the_parent())):

@@ -78,7 +78,9 @@ class TooManyRequests(Unavailable):
 
 
 _BY_CODE: dict[str, type[SearchFailed]] = {
-    **dict.fromkeys(("bad_request", "too_large", "contradictory", "not_calibrated", "unknown_class"), BadRequest),
+    **dict.fromkeys(
+        ("bad_request", "too_large", "record_too_large", "contradictory", "not_calibrated", "unknown_class"), BadRequest
+    ),
     **dict.fromkeys(("unknown_image", "unknown_object"), NotIndexed),
     **dict.fromkeys(
         ("empty", "unsupported_format", "undecodable", "too_many_pixels", "too_complex", "unembeddable"), BadPicture

@@ -14,7 +14,7 @@ MAX_HEADER_BYTES = 256 * 1024
 MAX_JSON_VALUES = 50_000
 MAX_METADATA_KEYS = 1024
 MAX_METADATA_KEY_BYTES = 512
-#: Lucene takes terms of 32,766 bytes; OpenSearch makes one of a string and the keys above it, 16 at most.
+#: Of a string; the index keeps it with the image and with each of its objects.
 MAX_METADATA_TEXT_BYTES = 16 * 1024
 
 #: C0, DEL and C1 controls, with which terminals, logs and URLs do odd things; halves of characters above U+FFFF, which
@@ -77,7 +77,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def _check_key(key: str) -> None:
-    # A dot parts the names of fields, and an empty part of a path is refused by the index.
+    # A dot parts the names of a path, and no filter could name one with an empty part.
     if not key or any(not part.strip() for part in key.split(".")):
         raise ValueError(f"the key {key[:50]!r} has an empty part; dots part the names of a path")
     check_name(key)

@@ -82,9 +82,9 @@ def calibrate_models(
             )
         measured = _over_pictures(console, manifest, images, captions, count) if images else None
         calibration = measured or _over_scenes(console, manifest, count or _SCENES)
-        store.keep_calibration(manifest.digest, calibration)
     if manifest.digest == in_use.digest:
         write_calibration(in_use.folder, calibration)
+    store.keep_calibration(manifest.digest, calibration)
     if as_json:
         document = {"models": manifest.name, "digest": manifest.digest, **calibration.to_document()}
         click.echo(orjson.dumps(document).decode())
@@ -135,7 +135,7 @@ def _over_pictures(
     with _bar(console, "reading pictures", None) as tick:
         album = read_album(folder, captions, count or _PICTURES, CALIBRATION_SEED, tick)
     if album.left_out:
-        say(console, f"{album.left_out} files are left out: no readable pictures, or the same as another")
+        say(console, f"left out, as no readable pictures or the same as another: {album.left_out}")
     with _bar(console, "looking at pictures", len(album.files) * TICKS_A_PICTURE) as tick:
         exams = picture_exams(eye, tokenizer, album, coco_names(), CALIBRATION_SEED, tick)
     described = f"{len(album.captions)} captions" if captions else "no captions"

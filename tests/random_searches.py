@@ -55,7 +55,7 @@ def _upload(
     members: Sequence[tuple[SceneObject, FloatArray]],
 ) -> EmbeddingDocument:
     width, height = SIZES[rng.integers(len(SIZES))]
-    captured = _BEGIN + timedelta(hours=int(rng.integers(24 * 120)), milliseconds=int(rng.integers(1000)))
+    captured, uploaded = (_BEGIN + timedelta(days=int(rng.integers(120)), milliseconds=ms) for ms in (250, 0))
     return EmbeddingDocument(
         image_id=f"scene-{fact.scene:04}",
         version=10,
@@ -66,7 +66,7 @@ def _upload(
         else f"{rng.choice(['IMG', 'beach', 'Night.city'])}_{fact.scene % 50:03}.jpg",
         tags=_tags(rng),
         captured_at=None if rng.random() < 0.2 else captured,
-        uploaded_at=_BEGIN + timedelta(hours=int(rng.integers(24 * 120))),
+        uploaded_at=uploaded,
         metadata=_metadata(rng),
         sha256="0" * 64,
         size_bytes=1000,
@@ -195,12 +195,12 @@ class Searches:
         asked: dict[str, Any] = {}
         if rng.random() < 0.5:
             asked["any"] = classes[: int(rng.integers(1, 4))]
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             asked["none"] = classes[4:5]
         if rng.random() < 0.3:
             asked["all"] = classes[3:4] if target == "objects" or rng.random() < 0.5 else classes[2:4]
-        if target == "images" and rng.random() < 0.4:
-            asked["min_count"] = int(rng.integers(1, 4))
+        if target == "images" and rng.random() < 0.6:
+            asked["min_count"] = int(rng.integers(2, 4))
         sure = {"min_confidence": round(float(rng.uniform(0.2, 0.9)), 2)} if rng.random() < 0.5 else {}
         return {"classes": asked, **sure}
 
@@ -219,8 +219,9 @@ class Searches:
     def _times(self, _: str) -> dict[str, Any]:
         rng = self._rng
         kind = str(rng.choice(["captured", "uploaded"]))
-        start = _BEGIN + timedelta(hours=int(rng.integers(24 * 90)))
-        limits = {f"{kind}_from": start, f"{kind}_to": start + timedelta(hours=int(rng.integers(1, 24 * 60)))}
+        # Whole days as in the uploads, so that limits are met exactly.
+        start = _BEGIN + timedelta(days=int(rng.integers(90)), milliseconds=250 if kind == "captured" else 0)
+        limits = {f"{kind}_from": start, f"{kind}_to": start + timedelta(days=int(rng.integers(1, 60)))}
         return {name: moment for name, moment in limits.items() if rng.random() < 0.7}
 
     def _metadata_filter(self, _: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agents.index.mappings import DERIVED
-from agents.index.tokens import facts, ranked, words
+from agents.index.tokens import facts, ranked, words, words_of_object
 from sightlog.documents import EmbeddingDocument
 
 if TYPE_CHECKING:
@@ -87,12 +87,7 @@ def image_document(image_id: str, state: ImageState) -> dict[str, Any]:
         kept = {"kept": changeable} if changeable else {}
         return {"image_id": image_id, **registers, "object_count": 0, "hidden": True, **kept}
     assert state.content is not None
-    image = state.content.image
-    derived = {
-        "facts": facts(state.metadata),
-        "words": words(image.get("filename"), state.tags, state.metadata),
-    }
-    return {**image, **registers, **changeable, **derived}
+    return {**state.content.image, **registers, **changeable, **_derived(state)}
 
 
 def object_documents(state: ImageState) -> list[dict[str, Any]]:
@@ -100,15 +95,18 @@ def object_documents(state: ImageState) -> list[dict[str, Any]]:
     if not state.visible or state.content is None:
         return []
     changeable = _without_nothing({"version": state.version, "tags": state.tags, "metadata": state.metadata})
-    changeable["facts"] = facts(state.metadata)
+    derived = _derived(state)
     return [
-        {
-            **one,
-            **changeable,
-            "words": words(one.get("filename"), state.tags, state.metadata, one["class"]),
-        }
+        {**one, **changeable, **derived, "words": words_of_object(derived["words"], one["class"])}
         for one in state.content.objects
     ]
+
+
+def _derived(state: ImageState) -> dict[str, Any]:
+    """What filters and words are compared with, of all that may change."""
+    assert state.content is not None
+    found = words(state.content.image.get("filename"), state.tags, state.metadata)
+    return {"facts": facts(state.metadata), "words": found}
 
 
 def _without_nothing(facts: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from agents.index.tokens import fact, fact_range, ranked_range
 from sightlog.errors import ContractError
 from sightlog.filters import ClassFilter, MetadataFilter, SearchFilters
 
+_MOST_PIXELS = 2**31 - 1
+
 Query = dict[str, Any]
 Target = Literal["images", "objects"]
 
@@ -28,8 +30,8 @@ def filter_query(target: Target, filters: SearchFilters, classes: Sequence[str])
     met += _range("captured_at", gte=filters.captured_from, lt=filters.captured_to)
     met += _range("uploaded_at", gte=filters.uploaded_from, lt=filters.uploaded_to)
     met += map(_metadata_clause, filters.metadata)
-    met += _range("width", gte=filters.min_width, lte=filters.max_width)
-    met += _range("height", gte=filters.min_height, lte=filters.max_height)
+    met += _range("width", gte=_pixels(filters.min_width), lte=_pixels(filters.max_width))
+    met += _range("height", gte=_pixels(filters.min_height), lte=_pixels(filters.max_height))
     # An image has the areas of all its boxes, and one of them must be within both limits.
     met += _range("area", gte=filters.min_area, lte=filters.max_area)
     clauses = {name: queries for name, queries in (("filter", met), ("must_not", unmet)) if queries}
@@ -69,6 +71,11 @@ def _metadata_clause(asked: MetadataFilter) -> Query:
     if asked.equals is not None:
         return _terms("facts", [fact(asked.field, asked.equals)])
     return {"range": {"facts": fact_range(asked.field, asked.at_least, asked.below)}}
+
+
+def _pixels(limit: int | None) -> int | None:
+    """Within what OpenSearch takes as an integer; no image is larger."""
+    return None if limit is None else min(limit, _MOST_PIXELS)
 
 
 def _one_of(queries: Iterable[Query]) -> Query:

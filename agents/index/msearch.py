@@ -67,7 +67,7 @@ class Searches:
         try:
             answer = await asyncio.wait_for(wanted.answer, timeout)
         except asyncio.TimeoutError:
-            raise DependencyDown(f"OpenSearch (search): no answer within {timeout:.1f} s") from None
+            raise DependencyDown(f"OpenSearch (search): no answer within the {max(timeout, 0):.2f} s left") from None
         if "error" in answer:
             with translated_failures("search"):
                 status, error = answer["status"], answer["error"]

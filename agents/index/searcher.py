@@ -31,6 +31,8 @@ from sightlog.errors import ContractError
 from sightlog.fields import FloatArray
 from sightlog.search import GOOD, FacetCount, FacetName, SearchRequest
 
+_UNKNOWN = {"image": "unknown_image", "object": "unknown_object"}
+
 
 class IndexSearcher:
     """Searches the indices of one model, by their names: a query never meets vectors of another one."""
@@ -71,7 +73,7 @@ class IndexSearcher:
         place = Place(pit=page.pit, lifetime_s=self._cursors.lifetime_s)
         until = time.monotonic() + timeout
         try:
-            window = await self._windows.of_pages(page, place, timeout)
+            window = await self._windows.of_pages(page, place, 0, timeout)
             found = await self._shown(page, place, window, (), until - time.monotonic())
         except NotFoundError:
             self._windows.forget(page)
@@ -93,7 +95,7 @@ class IndexSearcher:
         if "error" in found:
             raise DependencyDown(f"OpenSearch (vector of an {kind}): {found['error'].get('type')}")
         if "vector" not in found.get("_source", {}):
-            raise ContractError(f"unknown_{kind}", f"there is no {kind} {id_[:200]} in the index")
+            raise ContractError(_UNKNOWN[kind], f"there is no {kind} {id_[:200]} in the index")
         return np.array(found["_source"]["vector"], np.float32)
 
     async def _at_once(self, page: Page, timeout: float) -> Found:
@@ -124,7 +126,8 @@ class IndexSearcher:
         goes_on = False
         try:
             page, place = replace(page, pit=pit), Place(pit=pit, lifetime_s=lifetime_s)
-            window = await self._windows.of_pages(page, place, until - time.monotonic())
+            least = DEPTH if facets else 0
+            window = await self._windows.of_pages(page, place, least, until - time.monotonic())
             found = await self._shown(page, place, window, facets, until - time.monotonic())
             found = self._with_cursor(page, window, found)
             goes_on = found.cursor is not None

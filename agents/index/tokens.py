@@ -133,12 +133,16 @@ def _values(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def words(filename: str | None, tags: Sequence[str], metadata: Mapping[str, Any], class_name: str | None = None) -> str:
-    """What `lexical` is compared with: the words of filename, tags, class and metadata values, parted by spaces."""
+def words(filename: str | None, tags: Sequence[str], metadata: Mapping[str, Any]) -> str:
+    """What `lexical` is compared with: the words of filename, tags and metadata values, parted by spaces."""
     values = (str(value) for _, value in _values(metadata, "") if isinstance(value, (str, int, float)))
-    texts = (text for text in (filename, class_name) if text)
-    found = itertools.chain.from_iterable(map(_words, itertools.chain(texts, tags, values)))
+    found = itertools.chain.from_iterable(map(_words, itertools.chain([filename or ""], tags, values)))
     return " ".join(itertools.islice(found, _MOST_WORDS))
+
+
+def words_of_object(of_image: str, class_name: str) -> str:
+    """The words of an object: those of its image, and its class."""
+    return " ".join([*filter(None, [of_image]), *_words(class_name)])
 
 
 def words_asked(lexical: str) -> list[str]:

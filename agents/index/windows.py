@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agents.index.cursors import Page
@@ -38,7 +38,7 @@ class Window:
     best: float | None = None
     """The highest relevance of all, also of what was left out; None where nothing is calibrated, or nothing is near."""
     whole: bool = True
-    """Nothing lies deeper."""
+    """Nothing lies deeper, or nothing that could be shown."""
     partial: bool = False
     """A part of the index did not answer."""
 
@@ -60,19 +60,27 @@ class Windows:
         self._model = model
         self._kept: OrderedDict[str, Window] = OrderedDict()
 
-    async def of_pages(self, page: Page, place: Place, timeout: float) -> Window:
-        """As far as pages go. The same in every worker and every time, since a point in time does not change."""
+    async def of_pages(self, page: Page, place: Place, least: int, timeout: float) -> Window:
+        """More than the hits of a page and those before it, and at least so many, as far as pages go.
+
+        The same in every worker and every time, since a point in time does not change, nor does a graph in it answer
+        differently. Few read more than the first pages, so these look less deep; what only a deeper look finds comes
+        after what they showed.
+        """
+        until = time.monotonic() + timeout
         # Each first page opens a point in time of its own, so nothing else is asked in it.
         window = self._kept.get(page.pit)
         if window is None:
-            window = await self.of(page, place, MAX_RESULTS, timeout)
-            if window.partial:
-                return window
+            # Of a fusion the depth decides on the scores, so it has one only.
+            depth = DEPTH if page.question is None or page.lexical is None else MAX_RESULTS
+            window = await self.of(page, place, depth, timeout)
+        if not window.whole and (len(window.entries) <= page.offset + page.k or len(window.entries) < least):
+            window = _continued(page, window, await self.of(page, place, MAX_RESULTS, until - time.monotonic()))
+        if not window.partial:
             self._kept[page.pit] = window
+            self._kept.move_to_end(page.pit)
             while len(self._kept) > self._settings.windows_kept:
                 self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(page.pit)
         return window
 
     def forget(self, page: Page) -> None:
@@ -92,14 +100,12 @@ class Windows:
     async def of(self, page: Page, place: Place, depth: int, timeout: float) -> Window:
         """What the request of a page finds, from the beginning, as far down as `depth` documents of each leg go."""
         filters = filter_query(page.target, page.filters, self._model.classes)
-        asked: list[Query] = []
+        asked: list[tuple[Query, bool]] = []
         if page.question is not None:
-            asked.append(nearest(page.question, depth, filters, page.exact, self._settings))
+            asked.append((nearest(page.question, depth, filters, page.exact, self._settings), False))
         if page.lexical is not None:
-            asked.append(matching(page.lexical, filters))
-        legs = await asyncio.gather(
-            *(self._leg(page, place, query, depth, timeout, dfs="knn" not in query) for query in asked)
-        )
+            asked.append((matching(page.lexical, filters), True))
+        legs = await asyncio.gather(*(self._leg(page, place, query, depth, timeout, dfs) for query, dfs in asked))
         near = legs[0] if page.question is not None else None
         worded = legs[-1] if page.lexical is not None else None
         return _window(page, near, worded)
@@ -134,35 +140,39 @@ def _window(page: Page, near: _Leg | None, worded: _Leg | None) -> Window:
     question, words = page.question, worded.scores if worded else {}
     cosines = {id_: cosine_of(score) for id_, score in near.scores.items()} if near else {}
     best = next(iter(cosines.values()), None)
+    whole = all(leg.whole for leg in (near, worded) if leg)
     if question is None:
         entries = [Entry(id_, score, None, score) for id_, score in words.items()]
     else:
-        # What is not relevant takes no place in the fusion either.
-        cosines = {id_: cosine for id_, cosine in cosines.items() if _is_relevant(page, question.relevance(cosine))}
         if page.min_relevance is not None:
+            # What is not relevant takes no place in the fusion either.
+            relevances = {id_: question.relevance(cosine) or 0.0 for id_, cosine in cosines.items()}
+            cosines = {id_: cosine for id_, cosine in cosines.items() if relevances[id_] >= page.min_relevance}
             words = {id_: score for id_, score in words.items() if id_ in cosines}
+            whole = whole or (worded is None and len(cosines) < len(relevances))
         scores = {id_: question.score(cosine) for id_, cosine in cosines.items()}
         if worded is not None:
-            legs = [(scores, 1 - page.lexical_weight), (words, page.lexical_weight)]
-            scores = ordered(fused(page.fusion, legs))
+            scores = ordered(fused(page.fusion, [(scores, 1 - page.lexical_weight), (words, page.lexical_weight)]))
         entries = [Entry(id_, score, cosines.get(id_), words.get(id_)) for id_, score in scores.items()]
-    asked = [leg for leg in (near, worded) if leg]
+    firsts: dict[str, Entry] = {}
+    for entry in entries:
+        firsts.setdefault(_name(page, entry), entry)
     return Window(
-        entries=tuple(_first_of_images(entries) if page.group else entries),
+        entries=tuple(firsts.values()),
         best=None if best is None or question is None else question.relevance(best),
-        whole=all(leg.whole for leg in asked),
-        partial=any(leg.partial for leg in asked),
+        whole=whole,
+        partial=any(leg.partial for leg in (near, worded) if leg),
     )
 
 
-def _is_relevant(page: Page, relevance: float | None) -> bool:
-    return page.min_relevance is None or (relevance is not None and relevance >= page.min_relevance)
+def _continued(page: Page, first: Window, deep: Window) -> Window:
+    """The first, and what else lies deeper; of an image that was shown there is nothing more, where it is grouped."""
+    shown = {_name(page, entry) for entry in first.entries}
+    rest = (entry for entry in deep.entries if _name(page, entry) not in shown)
+    entries = (*first.entries, *rest)[:MAX_RESULTS]
+    return replace(deep, entries=entries, whole=True, partial=first.partial or deep.partial)
 
 
-def _first_of_images(entries: Iterable[Entry]) -> Iterator[Entry]:
-    seen: set[str] = set()
-    for entry in entries:
-        image_id = entry.id.rpartition("#")[0]
-        if image_id not in seen:
-            seen.add(image_id)
-            yield entry
+def _name(page: Page, entry: Entry) -> str:
+    """What is shown once."""
+    return entry.id.rpartition("#")[0] if page.group else entry.id

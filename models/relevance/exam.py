@@ -25,12 +25,14 @@ class Exam:
 
     questions: float32 [q, dim]      documents: float32 [d, dim], both of unit length
     fits: int8 [q, d], of FITS, OTHER, UNCLEAR      picture: int64 [d], which picture each document is of
+    words: what each question asks for, where words do
     """
 
     questions: Float32
     documents: Float32
     fits: Fits
     picture: Ints
+    words: tuple[str, ...] = ()
 
     @property
     def cosines(self) -> Float32:

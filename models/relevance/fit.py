@@ -39,12 +39,12 @@ class Pairs:
     levels: Floats
     fits: npt.NDArray[np.bool_]
 
-    @property
-    def weights(self) -> Float64:
-        """float64 [n], 1 on average: so that `PRIOR` of the weight is on pairs that fit, however many there are."""
-        fitting = int(self.fits.sum())
-        of_fit, of_other = PRIOR / max(fitting, 1), (1 - PRIOR) / max(len(self.fits) - fitting, 1)
-        return np.where(self.fits, of_fit * len(self.fits), of_other * len(self.fits)).astype(np.float64)
+
+def weights_of(fits: npt.NDArray[np.bool_]) -> Float64:
+    """Of pairs, 1 on average: so that `PRIOR` of the weight is on those that fit, however many there are."""
+    fitting = int(fits.sum())
+    of_fit, of_other = PRIOR / max(fitting, 1), (1 - PRIOR) / max(len(fits) - fitting, 1)
+    return np.where(fits, of_fit * len(fits), of_other * len(fits)).astype(np.float64)
 
 
 def fit_curve(pairs: Pairs, name: str) -> Curve:
@@ -60,7 +60,7 @@ def fit_curve(pairs: Pairs, name: str) -> Curve:
         )
     # Aims a little inside of 0 and 1 (after Platt): pairs that no cosine mixes up would ask for an endless slope.
     aims = np.where(pairs.fits, (fitting + 1) / (fitting + 2), 1 / (others + 2))
-    slope, per_level, intercept = _likeliest(pairs.cosines, pairs.levels, aims, pairs.weights)
+    slope, per_level, intercept = _likeliest(pairs.cosines, pairs.levels, aims, weights_of(pairs.fits))
     if slope <= 0:
         raise CalibrationError(
             f"{name}: what fits is no nearer than what does not, so nothing can be read from this model's cosines; "

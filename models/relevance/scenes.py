@@ -62,7 +62,7 @@ def scene_exams(
     known = labels[:, 0] >= 0
     exams: dict[tuple[QueryKind, Target], Exam] = {}
     for target in ("objects", "images"):
-        texts, claims = _texts(target, sentences, absent)
+        phrases, texts, claims = _texts(target, sentences, absent)
         asked: dict[QueryKind, tuple[Float32, Ints]] = {
             "text": (eye.embed_text(tokenizer.encode(texts)), claims),
             "object": (mine.objects[known], labels[known]),
@@ -70,13 +70,13 @@ def scene_exams(
         if target == "objects":
             asked["image"] = (views(eye, closer, tick), close_claims)
         for kind, (questions, wanted) in asked.items():
+            words = tuple(phrases) if kind == "text" else ()
             if target == "objects":
-                exams[kind, target] = Exam(
-                    questions, shown.objects, _holds(wanted, things).astype(np.int8), shown.owner
-                )
+                fits = _holds(wanted, things).astype(np.int8)
+                exams[kind, target] = Exam(questions, shown.objects, fits, shown.owner, words)
             else:
-                everything = np.arange(count)
-                exams[kind, target] = Exam(questions, shown.views, _image_fits(wanted, searched), everything)
+                fits = _image_fits(wanted, searched)
+                exams[kind, target] = Exam(questions, shown.views, fits, np.arange(count), words)
     same = np.eye(count, dtype=np.int8)
     exams["image", "images"] = Exam(views(eye, copies, tick), shown.views, same, np.arange(count))
     return exams
@@ -90,23 +90,30 @@ def _draw(rng: np.random.Generator, count: int, tick: Tick) -> list[Photo]:
     return photos
 
 
-def _texts(target: Target, sentences: Sequence[str], absent: Sequence[str]) -> tuple[list[str], Ints]:
-    """Everything that can be asked for by shape, in each sentence, and what it claims: int64 [n, 3]."""
-    patterns = ("", *PATTERNS) if target == "objects" else ("",)
-    texts, claims = [], []
-    for shape, colour, pattern in product(SHAPES, ("", *COLOUR_NAMES), patterns):
-        phrase = " ".join(word for word in (pattern, colour, shape) if word)
-        claim = Claim(
-            SHAPES.index(shape),
-            COLOUR_NAMES.index(colour) if colour else ANY,
-            PATTERNS.index(pattern) if pattern else ANY,
-        )
-        texts += [frame(sentence, phrase) for sentence in sentences]
-        claims += [claim] * len(sentences)
-    for number, words in enumerate(absent):
-        texts.append(frame(sentences[number % len(sentences)], words))
-        claims.append(Claim(_NOWHERE, _NOWHERE, _NOWHERE))
-    return texts, np.array(claims, np.int64)
+def _phrases(target: Target) -> list[tuple[str, Claim]]:
+    """All that can be asked for by shape, and by colour or pattern alone; no patterns of images."""
+    patterns = PATTERNS if target == "objects" else ()
+    asked = [(ANY, *numbers) for numbers in product(range(-1, len(COLOUR_NAMES)), range(-1, len(patterns)))]
+    asked = [one for one in asked if (one[1] == ANY) != (one[2] == ANY)]
+    asked += product(range(len(SHAPES)), range(-1, len(COLOUR_NAMES)), range(-1, len(patterns)))
+    return [(phrase(Claim(*one)), Claim(*one)) for one in asked]
+
+
+def phrase(claim: Claim) -> str:
+    """ "dotted red circle", "red circle", "something red"."""
+    shape, colour, pattern = claim
+    words = ["" if shape != ANY else "something", "" if pattern == ANY else PATTERNS[pattern]]
+    words += ["" if colour == ANY else COLOUR_NAMES[colour], "" if shape == ANY else SHAPES[shape]]
+    return " ".join(word for word in words if word)
+
+
+def _texts(target: Target, sentences: Sequence[str], absent: Sequence[str]) -> tuple[list[str], list[str], Ints]:
+    """Phrases, the same in sentences, and what they claim: int64 [n, 3]."""
+    asked = [(words, claim, sentence) for words, claim in _phrases(target) for sentence in sentences]
+    nowhere = Claim(_NOWHERE, _NOWHERE, _NOWHERE)
+    asked += [(words, nowhere, sentences[number % len(sentences)]) for number, words in enumerate(absent)]
+    phrases = [words for words, _, _ in asked]
+    return phrases, [frame(row[2], row[0]) for row in asked], np.array([claim for _, claim, _ in asked], np.int64)
 
 
 def _labels(photos: Sequence[Photo], gallery: Gallery) -> Ints:

@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).parent / "shell" / "ask.sh"
 Ask = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ask(request: pytest.FixtureRequest) -> Ask:
     for tool in ("bash", "kcat"):
         if shutil.which(tool) is None:

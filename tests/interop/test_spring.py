@@ -71,7 +71,7 @@ def ask(classpath: str, settings: AgentSettings) -> Ask:
 
     def run(questions: Questions) -> list[dict[str, Any]]:
         lines = "".join(json.dumps({"patienceMs": PATIENCE_MS, **question}) + "\n" for question in questions)
-        done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 

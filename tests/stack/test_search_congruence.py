@@ -220,10 +220,10 @@ async def test_pages_have_no_gaps_and_no_repeats_while_images_come_and_go(
             new = [embedding(SMALL, f"new-{turn}-{n}", tags=("common", "common "), vector=vector) for n in range(20)]
             worker = (first, second)[turn % 2]
             following = [cursors.read(walk[-1].cursor or "") for walk in pages.values()]
-            _, *found = await asyncio.gather(
-                writer.write([*gone, *new]), *(worker.turn_page(page, TIMEOUT) for page in following)
-            )
-            for walk, page in zip(pages.values(), found, strict=True):
+            writing = asyncio.create_task(writer.write([*gone, *new]))
+            turned = await asyncio.gather(*(worker.turn_page(page, TIMEOUT) for page in following))
+            await writing
+            for walk, page in zip(pages.values(), turned, strict=True):
                 walk.append(page)
     for walk in pages.values():
         assert [len(page.hits) for page in walk] == [1000] * 10

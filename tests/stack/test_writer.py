@@ -7,13 +7,15 @@ import uuid
 from typing import Any
 
 import pytest
-from agents.index.queries import IndexSearcher
 
 from agents.delivery.retry import Backoff
 from agents.index.connection import connect, ensure_indices
+from agents.index.cursors import Cursors
 from agents.index.known import KnownImages
 from agents.index.mappings import ModelIdentity, index_name
 from agents.index.pace import BulkLimits
+from agents.index.question import VectorQuestion
+from agents.index.searcher import IndexSearcher
 from agents.index.writer import IndexWriter, Written
 from agents.settings import AgentSettings, IndexSettings
 from sightlog.documents import EmbeddingDocument
@@ -44,12 +46,12 @@ async def test_no_search_finds_what_is_deleted_or_not_uploaded_yet(opensearch: A
     tag = f"tag-{gone}"
     await writer.write([embedding(MODEL, id_, objects=2, tags=(tag,)) for id_ in (kept, gone)])
     await writer.write([deletion(gone, 2), update(pending, 2, tags=(tag,))])
-    searcher = IndexSearcher(opensearch, INDEX, MODEL)
-    vector = embedding(MODEL, "any").vector
+    searcher = IndexSearcher(opensearch, INDEX, MODEL, Cursors(b"k" * 32, 60, MODEL.digest))
+    question = VectorQuestion(embedding(MODEL, "any").vector)
     for target in ("images", "objects"):
         for filters in (SearchFilters(), SearchFilters(tags=(tag,))):
             request = SearchRequest(text="any", target=target, k=1000, filters=filters)
-            found = {hit.image_id for hit in await searcher.search(request, vector, 30)}
+            found = {hit.image_id for hit in (await searcher.search(request, question, 30)).hits}
             assert kept in found
             assert not {gone, pending} & found
     everything = {"query": {"match_all": {}}, "size": 1000}

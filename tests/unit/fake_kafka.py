@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import deque
@@ -86,6 +87,7 @@ BROKERS: dict[str, FakeBroker] = {}
 
 class FakeProducer:
     made = 0
+    freed = 0
 
     def __init__(self, config: dict[str, Any]) -> None:
         FakeProducer.made += 1
@@ -93,6 +95,9 @@ class FakeProducer:
         self._reports: deque[Callable[[], None]] = deque()
         self._most = config["message.max.bytes"]
         self.full = False
+
+    def __del__(self) -> None:
+        FakeProducer.freed += 1
 
     def produce(
         self, topic: str, value: bytes, key: str | None = None, headers: Any = (), on_delivery: Any = None
@@ -128,6 +133,7 @@ class FakeProducer:
 class FakeConsumer:
     made = 0
     alive = 0
+    freed = 0
 
     def __init__(self, config: dict[str, Any]) -> None:
         FakeConsumer.made += 1
@@ -137,9 +143,13 @@ class FakeConsumer:
         self._places: dict[tuple[str, int], int] = {}
         self._told: dict[tuple[str, int], int] = {}
 
+    def __del__(self) -> None:
+        FakeConsumer.freed += 1
+
     def list_topics(self, topic: str, timeout: float) -> Any:
-        if self._broker.down:
-            raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+        with self._broker.changed:
+            if self._broker.down:
+                raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
         known = type("Topic", (), {"partitions": dict.fromkeys(range(PARTITIONS.get(topic, 0)))})()
         return type("Cluster", (), {"topics": {topic: known}})()
 
@@ -167,7 +177,8 @@ class FakeConsumer:
             return found
 
     def _next(self) -> Record | None:
-        for (topic, partition), offset in self._places.items():
+        # No order holds between partitions; this one is not what a reader may have hoped for.
+        for (topic, partition), offset in reversed(self._places.items()):
             records = self._broker.log.get((topic, partition), [])
             if offset < len(records):
                 self._places[topic, partition] = offset + 1
@@ -188,5 +199,6 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> FakeBroker:
     made = BROKERS["127.0.0.1:19092"] = FakeBroker()
     monkeypatch.setattr("sightlog.connection.Producer", FakeProducer)
     monkeypatch.setattr("sightlog.consuming.Consumer", FakeConsumer)
-    FakeProducer.made = FakeConsumer.made = FakeConsumer.alive = 0
+    gc.collect()
+    FakeProducer.made = FakeConsumer.made = FakeConsumer.alive = FakeProducer.freed = FakeConsumer.freed = 0
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -66,7 +67,7 @@ def letter(image: Published | str, code: str = "undecodable") -> DeadLetter:
 
 def tell(broker: FakeBroker, outcome: IndexReceipt | DeadLetter, ago: float = 0) -> None:
     topic = "images.dead" if isinstance(outcome, DeadLetter) else "images.indexed"
-    milliseconds = int((NOW.timestamp() - ago) * 1000)
+    milliseconds = int((time.time() - ago) * 1000)
     broker.write(topic, outcome.to_kafka(), outcome.image_id, milliseconds=milliseconds)
 
 
@@ -230,7 +231,7 @@ def test_of_an_image_id_old_outcomes_and_deletions_do_not_count(client: Client, 
     with pytest.raises(NotSearchableYet):
         client.wait_until_indexed(["image-1"], timeout=0.1)
     # A time without a zone is UTC.
-    since = (NOW - timedelta(hours=2)).replace(tzinfo=None)
+    since = (datetime.now(timezone.utc) - timedelta(hours=2)).replace(tzinfo=None)
     assert client.wait_until_indexed(["image-1"], since=since)["image-1"].kind == "uploaded"
 
 
@@ -246,7 +247,8 @@ def test_who_joins_later_makes_the_reader_go_back(client: Client, broker: FakeBr
     old = client.publish(b"x", key="old")
     tell(broker, receipt(old))
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(client.wait_until_indexed, "never", timeout=20, since=NOW + timedelta(minutes=5))
+        later = datetime.now(timezone.utc) + timedelta(minutes=5)
+        first = pool.submit(client.wait_until_indexed, "never", timeout=20, since=later)
         while not client._connection.waiting:
             pass
         assert client.wait_until_indexed(old, timeout=20)

@@ -71,8 +71,19 @@ def test_sizes_and_areas_are_within_both_limits(target: str) -> None:
 
 
 @BOTH
+def test_sizes_beyond_all_measure_are_still_integers(target: str) -> None:
+    for limit in (2**31, 2**80):
+        assert met(target, min_width=limit) == [{"range": {"width": {"gte": 2**31 - 1}}}]
+        assert met(target, max_height=limit) == [{"range": {"height": {"lte": 2**31 - 1}}}]
+
+
+@BOTH
 def test_metadata_is_equal_or_within_a_range(target: str) -> None:
-    asked = [{"field": "a.b", "equals": False}, {"field": "c", "at_least": 1.5, "below": 2}, {"field": "d", "below": "x"}]
+    asked = [
+        {"field": "a.b", "equals": False},
+        {"field": "c", "at_least": 1.5, "below": 2},
+        {"field": "d", "below": "x"},
+    ]
     assert met(target, metadata=asked) == [
         {"terms": {"facts": [fact("a.b", False)]}},
         {"range": {"facts": fact_range("c", 1.5, 2.0)}},

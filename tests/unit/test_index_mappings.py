@@ -89,7 +89,7 @@ def test_facts_and_words_follow_tags_and_metadata() -> None:
     state = state_of_all([embedding(MODEL, "image", **RICH), update("image", 2, tags=("b",), metadata={"c": "D e"})])
     image, (one,) = image_document("image", state), object_documents(state)
     assert image["facts"] == one["facts"] == [fact("c", "D e")]
-    assert (image["words"], one["words"]) == ("f b d e", "f circle b d e")
+    assert (image["words"], one["words"]) == ("f b d e", "f b d e circle")
 
 
 def test_derived_fields_are_not_kept_and_not_content() -> None:

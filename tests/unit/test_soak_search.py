@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import threading
 import time
 from collections import Counter
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from agents.settings import AgentSettings
+from load_tests import soak_search
 from load_tests.cli import bench
 from load_tests.search_callers import Callers, Load
 from load_tests.search_mix import FOUND, SHARES, Ask, Mix, perform
-from load_tests.soak_search import worker_metrics
+from load_tests.soak_search import Watch, worker_metrics
 from load_tests.trend import Series, slope_per_hour
 from sightlog.errors import NoReply, PublishFailed, SearchFailed
 from sightlog.search import SearchReply, SearchRequest
+from stack.errors import NotRunningError
 
 PICTURES = {f"image-{number}": b"jpeg" for number in range(5)}
 
@@ -174,6 +178,53 @@ def test_what_waits_in_a_worker_is_read_from_its_metrics(metrics_port: int) -> N
 def test_a_worker_without_metrics_has_none(metrics_port: int) -> None:
     assert worker_metrics(None) == {}
     assert worker_metrics(1) == {}
+
+
+class FakeStack:
+    """A search worker with a new process each time, which is missing while it is started again."""
+
+    def __init__(self, *pids: int | None) -> None:
+        self._pids = iter(pids)
+
+    def pid(self, name: str) -> int:
+        assert name == "search"
+        pid = next(self._pids)
+        if pid is None:
+            raise NotRunningError("search is not running")
+        return pid
+
+
+class FakeConnection:
+    waiting = 3
+
+
+def test_a_worker_that_is_started_again_is_counted_and_missed_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def points_in_time(_settings: Any) -> float | None:
+        return None
+
+    monkeypatch.setattr(soak_search, "_points_in_time", points_in_time)
+    client, own = FakeClient(), os.getpid()
+    client._connection = FakeConnection()  # type: ignore[attr-defined]
+    stack = FakeStack(own, None, os.getppid())
+    watch = Watch(stack, AgentSettings(), client)  # type: ignore[arg-type]
+    for second in range(3):
+        watch.look(second)
+    figures = watch.figures()
+    assert figures["worker_restarts"] == 1
+    assert figures["worker_rss_mib"]["highest"] > 1
+    assert figures["client_waiting"]["last"] == 3
+    assert "points_in_time" not in figures
+
+
+def test_what_still_waits_at_the_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def points_in_time(_settings: Any) -> float:
+        return 7.0
+
+    monkeypatch.setattr(soak_search, "_points_in_time", points_in_time)
+    client = FakeClient()
+    client._connection = FakeConnection()  # type: ignore[attr-defined]
+    watch = Watch(FakeStack(os.getpid()), AgentSettings(), client)  # type: ignore[arg-type]
+    assert watch.left(0) == {"client_waiting": 3}
 
 
 def test_minutes_are_for_the_long_run_alone() -> None:

@@ -5,6 +5,7 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Scanner;
 import java.util.concurrent.ExecutionException;
@@ -12,6 +13,7 @@ import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 import org.springframework.kafka.core.DefaultKafkaConsumerFactory;
@@ -23,7 +25,6 @@ import org.springframework.kafka.requestreply.ReplyingKafkaTemplate;
 import org.springframework.kafka.requestreply.RequestReplyFuture;
 import org.springframework.kafka.support.KafkaHeaders;
 import org.springframework.kafka.support.TopicPartitionOffset;
-import org.springframework.kafka.support.TopicPartitionOffset.SeekPosition;
 import org.springframework.kafka.support.serializer.JacksonJsonDeserializer;
 import org.springframework.kafka.support.serializer.JacksonJsonSerializer;
 import tools.jackson.databind.json.JsonMapper;
@@ -46,9 +47,6 @@ public final class Ask {
         var template = template(arguments[0], arguments[2], Integer.parseInt(arguments[3]));
         template.start();
         try {
-            if (!template.waitForAssignment(Duration.ofSeconds(30))) {
-                throw new IllegalStateException("no assignment of the reply partition within 30 s");
-            }
             Map<RequestReplyFuture<String, SearchRequest, SearchReply>, ProducerRecord<String, SearchRequest>> asked =
                     new LinkedHashMap<>();
             try (var lines = new Scanner(System.in, StandardCharsets.UTF_8)) {
@@ -81,9 +79,14 @@ public final class Ask {
                 Map.of(ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap, ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false),
                 new StringDeserializer(),
                 new JacksonJsonDeserializer<>(SearchReply.class, false));
-        // One partition of the shared topic, from its end on: the template puts it into kafka_replyPartition.
-        var replies = new ContainerProperties(new TopicPartitionOffset(replyTopic, replyPartition, SeekPosition.END));
-        replies.setPollTimeout(500);
+        // One partition of the shared topic, which the template puts into kafka_replyPartition. From where it ends
+        // now: a container that finds the end itself may do so after the first reply.
+        var partition = new TopicPartition(replyTopic, replyPartition);
+        long end;
+        try (var consumer = consumers.createConsumer()) {
+            end = consumer.endOffsets(List.of(partition)).get(partition);
+        }
+        var replies = new ContainerProperties(new TopicPartitionOffset(replyTopic, replyPartition, end));
         replies.setGroupId("interop-spring");
         var template =
                 new ReplyingKafkaTemplate<>(producers, new KafkaMessageListenerContainer<>(consumers, replies));
