@@ -17,6 +17,8 @@ from sightlog.search import SearchReply
 #: Seconds; a search takes some milliseconds, and a request waits up to a minute.
 _BUCKETS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
 
+OUTCOMES = ("found", "no_good_match", "error", "late", "dead_letter")
+
 
 class _Present(Collector):
     """What others know at the moment when it is asked for."""
@@ -42,12 +44,10 @@ class SearchMetrics:
 
     def __init__(self, turns: Turns, texts: TextCache) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "sightlog_search_requests",
-            "Requests that have ended: found, no_good_match, error, late, dead_letter",
-            ["outcome"],
-            registry=self.registry,
+        requests = Counter(
+            "sightlog_search_requests", "Requests that have ended, and how", ["outcome"], registry=self.registry
         )
+        self._requests = {outcome: requests.labels(outcome) for outcome in OUTCOMES}
         self._errors = Counter(
             "sightlog_search_errors", "Replies and dead letters with a code", ["code"], registry=self.registry
         )
@@ -65,7 +65,7 @@ class SearchMetrics:
     def answered(self, reply: SearchReply, seconds: float) -> None:
         """A reply was confirmed `seconds` after its request was received."""
         outcome = "error" if reply.error else "no_good_match" if reply.no_good_match else "found"
-        self._requests.labels(outcome).inc()
+        self._requests[outcome].inc()
         self._seconds.observe(seconds)
         if reply.error:
             self._errors.labels(reply.error.code).inc()
@@ -74,11 +74,11 @@ class SearchMetrics:
 
     def late(self) -> None:
         """A request was dropped because its deadline had passed."""
-        self._requests.labels("late").inc()
+        self._requests["late"].inc()
 
     def dead_letter(self, code: str) -> None:
         """A request whose caller cannot be told is a dead letter."""
-        self._requests.labels("dead_letter").inc()
+        self._requests["dead_letter"].inc()
         self._errors.labels(code).inc()
 
     @contextmanager

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from async_timeout import timeout
+
 from agents.app import new_outbox
 from agents.delivery.failures import ItemBroken
 from agents.delivery.fair import Job, Turns, drain_in_turns
@@ -126,8 +128,8 @@ class _Request:
         took_ms = (time.time() - self.received) * 1000
         headers: OutgoingHeaders = [(CORRELATION_ID, self.address.correlation_id)]
         value = reply.model_copy(update={"took_ms": took_ms}).to_kafka()
-        sending = self.agent.outbox.reply(self.address.topic, value, headers, self.address.partition)
-        await asyncio.wait_for(sending, left)
+        async with timeout(left):
+            await self.agent.outbox.reply(self.address.topic, value, headers, self.address.partition)
 
     def _late(self) -> None:
         self.agent.metrics.late()
