@@ -134,7 +134,7 @@ class Index(FakeOpenSearch):
     """Counts questions, may fail, and finds by several SHA-256."""
 
     def __init__(self) -> None:
-        super().__init__(MODEL.dim, MODEL.classes)
+        super().__init__(MODEL.dim)
         self.questions: list[list[str]] = []
         self.failure: Exception | None = None
 
