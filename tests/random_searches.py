@@ -249,7 +249,7 @@ class Searches:
         width, height = SIZES[rng.integers(len(SIZES))]
         kinds: list[dict[str, Any]] = [
             {"min_width": width}, {"max_width": width}, {"min_width": 900, "max_width": 1300},
-            {"min_height": height}, {"max_height": height, "min_width": width},
+            {"min_height": height}, {"min_height": 700, "max_height": 1100}, {"max_height": height, "min_width": width},
         ]  # fmt: skip
         return kinds[rng.integers(len(kinds))]
 

@@ -17,28 +17,28 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where 40 objects are kept."""
+    """Where 120 objects are kept."""
     folder = tmp_path_factory.mktemp("scenes")
-    scene_vectors(40, folder=folder, console=QUIET)
+    scene_vectors(120, folder=folder, console=QUIET)
     return folder
 
 
 def test_vectors_show_what_the_facts_say(folder: Path) -> None:
-    vectors, facts = scene_vectors(40, folder=folder, console=QUIET)
-    assert vectors.shape == (40, load_manifest().clip.dim)
+    vectors, facts = scene_vectors(120, folder=folder, console=QUIET)
+    assert vectors.shape == (120, load_manifest().clip.dim)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert len(facts) == 40
+    assert len(facts) == 120
     # An object is nearer to those of its own colour than to the others.
     colours = np.array([fact.objects[0].colour for fact in facts])
     cosines = vectors @ vectors.T
     same = colours[:, None] == colours[None, :]
-    assert cosines[same & ~np.eye(40, dtype=bool)].mean() > cosines[~same].mean() + 0.1
+    assert cosines[same & ~np.eye(120, dtype=bool)].mean() > cosines[~same].mean() + 0.1
 
 
 def test_what_is_kept_is_not_drawn_again_and_fewer_are_its_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(made, "_draw", lambda *_: pytest.fail("drawn again"))
-    vectors, facts = scene_vectors(40, folder=folder, console=QUIET)
+    vectors, facts = scene_vectors(120, folder=folder, console=QUIET)
     fewer, their_facts = scene_vectors(15, folder=folder, console=QUIET)
     np.testing.assert_array_equal(fewer, vectors[:15])
     assert their_facts == facts[:15]
@@ -51,7 +51,7 @@ def test_other_seeds_are_other_scenes(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_documents_hold_every_object_of_a_scene(folder: Path) -> None:
-    vectors, facts = scene_vectors(40, folder=folder, console=QUIET)
+    vectors, facts = scene_vectors(120, folder=folder, console=QUIET)
     documents = list(scene_documents(vectors, facts, load_manifest()))
     assert len({document.image_id for document in documents}) == len(documents) == len({fact.scene for fact in facts})
     detections = [detection for document in documents for detection in document.detections]
