@@ -23,13 +23,14 @@ class Published:
 
     @property
     def version(self) -> int:
-        """What the index knows this event by; a receipt with this version or a newer one is about it."""
+        """What the index knows this event by."""
         return log_version(round(self.published_at.timestamp() * 1000), self.offset or 0)
 
     def is_settled_by(self, outcome: IndexReceipt | DeadLetter) -> bool:
         """Whether that is the outcome of this event, rather than of another one of the same image."""
         if isinstance(outcome, IndexReceipt):
-            return outcome.version >= self.version
+            # Each event has a receipt of its own, also when a newer one was quicker.
+            return outcome.version >= self.version if self.offset is None else outcome.version == self.version
         origin = outcome.origin
         if self.offset is None:
             return origin.timestamp >= self.published_at
