@@ -424,6 +424,7 @@ async def test_a_request_that_is_late_at_its_turn_costs_no_work() -> None:
     await asyncio.sleep(0.06)
     await job.work(lambda: None)
     assert (bench.producer.sent, bench.searcher.searches, bench.count("late")) == ([], [], 1)
+    assert bench.metrics.registry.get_sample_value("sightlog_search_texts_total", {"cache": "miss"}) == 0
 
 
 async def test_the_next_one_begins_while_a_reply_is_on_its_way() -> None:
