@@ -29,6 +29,8 @@ transport.port: {transport}
 cluster.routing.allocation.disk.threshold_enabled: false
 # A misspelt index name must be an error, not a new index with a guessed mapping.
 action.auto_create_index: false
+# Who reads pages and stops before the last holds one on each shard until its cursor expires; the default is 300.
+search.max_open_pit_context: 5000
 # For native engines, which are not used. The default is half of the machine's memory, and in a control group that the
 # sandbox may not read (a container that sees the host's groups) that is unknown: the node would not start.
 knn.memory.circuit_breaker.limit: 64mb
