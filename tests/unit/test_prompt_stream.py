@@ -130,6 +130,9 @@ async def test_what_was_acknowledged_last_is_stored_before_the_end(made: list[Fa
     async with stream() as reading:
         made[0].coming.put(Message(41))
         (event,) = await take(reading.events(), 1)
+        # The thread has the next one, and waits until somebody takes it.
+        made[0].coming.put(Message(42))
+        await until(made[0].coming.empty)
         await reading.ack(event)
     assert made[0].stored[-1] == (0, 42)
 

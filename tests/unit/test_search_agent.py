@@ -106,7 +106,7 @@ class Bench:
             backoff=backoff,
         )
         self.cursors = Cursors(b"k" * 32, 60, MANIFEST.digest)
-        vectors = Vectors(MANIFEST, self.triton, self.triton, self.triton, self.searcher, backoff, 10)  # type: ignore[arg-type]
+        vectors = Vectors(MANIFEST, self.triton, self.triton, self.triton, self.searcher, backoff, 10)
         answers = Answers(vectors, self.searcher, self.cursors, MANIFEST.digest, backoff)
         self.turns = Turns(self.settings.search_waiting_limits)
         self.metrics = SearchMetrics(self.turns, vectors.texts)
@@ -295,6 +295,20 @@ async def test_callers_in_a_hurry_do_not_make_a_dependency_count_as_down() -> No
     assert bench.reply.hits
 
 
+async def test_a_search_that_ran_out_of_its_callers_time_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    async def search(_request: SearchRequest, _question: Any, seconds: float) -> Found:
+        bench.searcher.searches.append((_request, _question, seconds))
+        await asyncio.sleep(seconds)
+        raise DependencyDown("no answer in time")
+
+    monkeypatch.setattr(bench.searcher, "search", search)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(bench.agent.answers.find(SearchRequest(text="star"), 0.02), 5)
+    assert len(bench.searcher.searches) == 1
+
+
 async def test_a_picture_is_seen_as_an_upload_is() -> None:
     bench = Bench()
     await bench.ask(SearchRequest(image=b"\xff\xd8jpeg").to_kafka())
@@ -410,11 +424,18 @@ async def test_a_caller_with_too_much_waiting_is_told_so() -> None:
     assert (bench.searcher.searches, bench.triton.calls) == ([], [])
 
 
-async def test_nobody_is_told_too_late_that_he_asked_too_much() -> None:
+async def test_nobody_is_told_too_late_that_he_asked_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
+    tried: list[str] = []
+
+    async def send(topic: str, *_value: Any, **_options: Any) -> None:
+        tried.append(topic)  # as the real one, it has the record before anybody can end it
+
+    monkeypatch.setattr(bench.producer, "send", send)
     job = bench.job(headers={DEADLINE: str(now_ms() - 1).encode()})
+    assert job.caller is None, "what is late waits for no turn"
     await job.refuse()
-    assert (bench.producer.sent, bench.count("late")) == ([], 1)
+    assert (tried, bench.count("late")) == ([], 1)
 
 
 async def test_a_request_that_is_late_at_its_turn_costs_no_work() -> None:

@@ -66,7 +66,7 @@ class Rooms:
         return axis(2 if kind == "image" else 3)
 
     def vectors(self) -> Vectors:
-        return Vectors(MANIFEST, self, self, self, self, Backoff(1e-3, 1e-3), 10)  # type: ignore[arg-type]
+        return Vectors(MANIFEST, self, self, self, self, Backoff(1e-3, 1e-3), 10)
 
 
 async def question(rooms: Rooms, **asked: Any) -> Any:
