@@ -237,7 +237,7 @@ def test_a_burst_of_one_caller_does_not_delay_another_beyond_its_deadline(
 ) -> None:
     client.search(SearchRequest(text="a red circle"), timeout=20)
     burst = [address("greedy", seconds=50) for _ in range(5000)]
-    modest = address("modest", partition=1, seconds=20)
+    modest = address("modest", partition=1, seconds=8)
     value = json.dumps({"text": "a red circle", "k": 100}).encode()
     ask_all(settings, [*((value, headers) for headers in burst), (value, modest)])
     answered = reply_to(replies, modest["kafka_correlationId"])
@@ -246,7 +246,7 @@ def test_a_burst_of_one_caller_does_not_delay_another_beyond_its_deadline(
 
 
 def test_of_a_burst_too_many_are_refused_and_all_are_answered(settings: AgentSettings, replies: Consumer) -> None:
-    burst = {headers["kafka_correlationId"]: headers for headers in (address("greedy") for _ in range(5000))}
+    burst = {headers["kafka_correlationId"]: headers for headers in (address("hasty") for _ in range(5000))}
     ask_all(settings, [(b'{"text": "a red circle"}', headers) for headers in burst.values()])
     answers = replies_to(replies, set(burst), 60)
     codes = [body.get("error", {}).get("code") for _, body in answers.values()]

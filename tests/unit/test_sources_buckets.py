@@ -109,7 +109,7 @@ async def test_an_object_of_every_store_is_read(scheme: str) -> None:
 )
 async def test_every_answer_has_its_outcome(scheme: str, answer: Store, expected: bytes | tuple[str, str]) -> None:
     # A busy machine may take its time with what does answer.
-    patience = {} if answer.pause else {"deadline": 20.0, "stall": 20.0}
+    patience = {"deadline": 2.0, "stall": 1.0} if answer.pause else {"deadline": 20.0, "stall": 20.0}
     async with answer.running() as store:
         assert await outcome(f"{scheme}://photos/a.jpg", store, **patience) == expected
 
