@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: Pixels that a thumbnail is made of at most.
 _SIDE = 256
+_OF_OBJECTS = ("class", "conf.", "box (pixels)")
+#: Characters of a name or a place that are shown however narrow the terminal is.
+_LEAST_NAME = 8
 
 
 def show(
@@ -73,20 +76,18 @@ def _table(reply: SearchReply, objects: bool, way: thumbnails.Way | None, pictur
     if way is not None:
         table.add_column("", no_wrap=True, min_width=thumbnails.COLUMNS)
     numbers = _numbers(reply)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("object" if objects else "image", no_wrap=True)
-    if objects:
-        table.add_column("class", no_wrap=True)
-        table.add_column("conf.", justify="right", no_wrap=True)
-        table.add_column("box (pixels)", no_wrap=True)
-    table.add_column("source", no_wrap=True)
-    table.add_column("shows", no_wrap=True)
-    for number, hit in enumerate(reply.hits):
+    names = [*numbers, "object" if objects else "image", *(_OF_OBJECTS if objects else ()), "source", "shows"]
+    rows = [[as_name(cell) for cell in _cells(hit, objects, numbers)] for hit in reply.hits]
+    for place, name in enumerate(names):
+        right = name in numbers or name == "conf."
+        longest = max(len(name), *(len(row[place]) for row in rows))
+        # On a narrow terminal the names give way, not the numbers.
+        least = _LEAST_NAME if name in ("image", "object", "source", "shows") else longest
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, min_width=min(least, longest))
+    for number, (hit, row) in enumerate(zip(reply.hits, rows, strict=True)):
         weak = hit.relevance is not None and hit.relevance < GOOD
-        cells = [Text(as_name(cell)) for cell in _cells(hit, objects, numbers)]
         thumbnail = [] if way is None else [_thumbnail(pictures[number], way)]
-        table.add_row(*thumbnail, *cells, style="dim" if weak else None)
+        table.add_row(*thumbnail, *map(Text, row), style="dim" if weak else None)
     return table
 
 
