@@ -82,6 +82,7 @@ class Floor:
 
     def close(self) -> None:
         """Leave the broker."""
+        self._producer.flush(_SECONDS)
         self._consumer.close()
 
 
