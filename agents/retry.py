@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from agents.app import new_outbox
 from agents.delivery.failures import ItemBroken
+from agents.delivery.members import member_settings
 from agents.delivery.outbox import Outbox
 from agents.delivery.records import Record
 from agents.settings import AgentSettings
@@ -52,25 +53,12 @@ async def run_retry(settings: AgentSettings) -> None:
 
 
 def consumer_settings(settings: AgentSettings) -> dict[str, Any]:
-    """Of librdkafka: it commits what was stored, not what was read, and stays in the group however long it waits."""
+    """Of librdkafka: tiers may be made after this process started."""
     return {
-        "bootstrap.servers": settings.kafka,
-        "client.id": settings.client_id,
-        "group.id": "sightlog-retry",
-        "auto.offset.reset": "earliest",
-        "enable.auto.commit": True,
-        "auto.commit.interval.ms": 500,
-        "enable.auto.offset.store": False,
-        "partition.assignment.strategy": "roundrobin",
-        "session.timeout.ms": round(settings.session_timeout * 1000),
-        "heartbeat.interval.ms": round(settings.session_timeout * 100),
-        # A broker that does not take the records back is waited for; that is no reason to leave the group.
-        "max.poll.interval.ms": 86_400_000,
-        # Tiers may be made after this process started.
+        **member_settings(settings, "sightlog-retry"),
         "topic.metadata.refresh.interval.ms": 10_000,
         # What librdkafka reads ahead, of each partition.
         "queued.max.messages.kbytes": 4096,
-        "fetch.max.bytes": 16 * 1024 * 1024,
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from confluent_kafka import KafkaError, Message, Producer
 
 from load_tests.chaos_plan import Outgoing
-from sightlog.client import consumer_at_end
+from sightlog.consuming import consumer_at_end
 from sightlog.documents import IndexReceipt
 from sightlog.errors import ContractError
 from sightlog.settings import MAX_RECORD_BYTES, ClientSettings

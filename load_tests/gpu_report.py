@@ -17,6 +17,7 @@ from rich.console import Console
 
 from load_tests.charts import lines, stacked_bars
 from load_tests.running import machine
+from sightlog.atomic_write import write_atomically
 
 Figures = dict[str, Any]
 #: Bars for these towers in one set with YOLOX-S; a set is told by the tower's name in its own.
@@ -72,9 +73,7 @@ class Report:
             self.path.with_name(f"{self.path.stem}-{name}.svg").write_text(svg, encoding="utf-8")
 
     def _write(self) -> None:
-        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(self.document, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(self.path)
+        write_atomically(self.path, json.dumps(self.document, indent=2) + "\n")
 
 
 @dataclass(frozen=True)

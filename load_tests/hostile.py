@@ -20,7 +20,7 @@ from agents.audit.log import LogRecord
 from agents.settings import AgentSettings
 from load_tests.hostile_corpus import INDEXED, Corpus, Mutant
 from load_tests.running import forget, stack_for_bench
-from sightlog.client import consumer_at_end
+from sightlog.consuming import consumer_at_end
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt, log_version
 from sightlog.errors import ContractError, SightlogError

@@ -25,15 +25,14 @@ from agents.index.searcher import IndexSearcher
 from agents.index.state import state_of
 from agents.settings import AgentSettings, IndexSettings
 from load_tests.running import machine, stack_for_bench
-from load_tests.scene_vectors import SHARES, UNSEEN_SEED, scene_documents, scene_vectors
+from load_tests.scene_vectors import SHARES, UNSEEN_SEED, kept_vectors, scene_documents, scene_vectors
 from models.manifest import ModelManifest, load_manifest
-from models.scenes import COLOURS, PATTERNS, SHAPES, Kind, caption_of
+from models.scenes import KINDS, SHAPES, caption_of
 from models.tokenizer import ClipTokenizer
 from sightlog.documents import EmbeddingDocument, object_id
 from sightlog.fields import FloatArray
 from sightlog.filters import ClassFilter, SearchFilters, TagFilter
 from sightlog.search import SearchRequest
-from sightlog.settings import default_data_dir
 from triton_repo.sessions import TextTower
 
 K = 10
@@ -109,13 +108,12 @@ def measure(console: Console, count: int = 100_000) -> dict[str, Any]:
     `beams` and `oversampling`: the choices that the defaults come from.
     """
     settings = AgentSettings.load()
-    manifest, folder = load_manifest(settings.model_folder), default_data_dir() / "bench"
+    manifest, folder = load_manifest(settings.model_folder), kept_vectors()
     vectors, facts = scene_vectors(count, folder=folder, console=console, manifest=manifest)
     unseen, shown = scene_vectors(_SCENES, folder=folder, console=console, manifest=manifest, seed=UNSEEN_SEED)
-    kinds = [Kind(shape, colour, pattern) for shape in SHAPES for colour in COLOURS for pattern in PATTERNS]
-    texts = _embedded(manifest, [f"a photo of a {caption_of(kind)}" for kind in kinds])
+    texts = _embedded(manifest, [f"a photo of a {caption_of(kind)}" for kind in KINDS])
     documents = list(scene_documents(vectors, facts, manifest))
-    asked = [*(fact.objects[0].shape for fact in shown), *(kind.shape for kind in kinds)]
+    asked = [*(fact.objects[0].shape for fact in shown), *(kind.shape for kind in KINDS)]
     truth = _truth(vectors, documents, np.concatenate([unseen, texts]), asked)
     model = replace(model_identity(manifest), classes=SHAPES)  # whatever the detector knows; none looks here
     with stack_for_bench(console, components=("opensearch",)) as (_stack, settings):

@@ -23,6 +23,7 @@ from models.preprocessing import centre_crop, square_crop
 from models.scenes import COLOURS, PATTERNS, SHAPES, Kind, SceneObject, generate_scene
 from sightlog.documents import Detection, EmbeddingDocument, ModelRef
 from sightlog.fields import FloatArray
+from sightlog.settings import default_data_dir
 from triton_repo.sessions import ImageTower
 
 #: Of scenes that neither training nor any other benchmark has seen.
@@ -43,6 +44,11 @@ class SceneFact:
 
     scene: int
     objects: tuple[SceneObject, ...]
+
+
+def kept_vectors() -> Path:
+    """The folder where benchmarks keep vectors from one run to the next, whatever stack they start."""
+    return default_data_dir() / "bench"
 
 
 def scene_vectors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import uuid
 from collections.abc import Sequence
@@ -19,7 +20,6 @@ from load_tests.search_load import THINGS, asking, fill, rush, zipf_mix
 from models.manifest import load_manifest
 from sightlog.async_client import AsyncClient
 from sightlog.client import Client
-from sightlog.search import SearchReply, SearchRequest
 from stack.local import LocalStack
 
 #: Callers at once, and how the requests of a rush are divided, so that both ways see the same machine.
@@ -95,13 +95,8 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 async def _at_once(answers: Answers, client: AsyncClient) -> dict[str, Any]:
     """Requests a second with many callers, both ways in turns; the first turn of each is a warm-up."""
-
-    async def directly(request: SearchRequest) -> SearchReply:
-        return await answers.find(request, _SECONDS)
-
-    async def by_topic(request: SearchRequest) -> SearchReply:
-        return await client.search(request, timeout=_SECONDS)
-
+    directly = functools.partial(answers.find, seconds=_SECONDS)
+    by_topic = functools.partial(client.search, timeout=_SECONDS)
     requests = [asking(THINGS[number % len(THINGS)]) for number in range(_RUSH)]
     rates: dict[str, list[float]] = {"topic": [], "direct": []}
     for _ in range(_RUSHES + 1):
@@ -118,10 +113,7 @@ async def _at_once(answers: Answers, client: AsyncClient) -> dict[str, Any]:
 
 async def _known_texts(client: AsyncClient) -> dict[str, Any]:
     """The share of texts for which the search worker had to ask nobody."""
-
-    async def by_topic(request: SearchRequest) -> SearchReply:
-        return await client.search(request, timeout=_SECONDS)
-
+    by_topic = functools.partial(client.search, timeout=_SECONDS)
     done = await rush(by_topic, [asking(text) for text in zipf_mix(_MIX)], _CALLERS)
     hits = sum(reply.cached for reply in done.replies)
     return {"cache_hit_rate": round(hits / len(done.replies), 3), "mix_per_s": round(done.rate, 1)}

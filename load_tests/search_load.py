@@ -17,14 +17,14 @@ from agents.app import model_identity
 from agents.index.connection import connect, ensure_indices
 from agents.index.writer import IndexWriter
 from agents.settings import AgentSettings
-from load_tests.scene_vectors import scene_documents, scene_vectors
+from load_tests.scene_vectors import kept_vectors, scene_documents, scene_vectors
 from models.manifest import ModelManifest
-from models.scenes import COLOURS, PATTERNS, SHAPES
+from models.scenes import KINDS, caption_of
 from sightlog.documents import EmbeddingDocument
 from sightlog.search import SearchReply, SearchRequest
 
 #: One thing a text. People ask for few of all things most of the time, so these are what a warm cache is about.
-THINGS = [f"a {pattern} {colour} {shape}" for pattern in PATTERNS for colour in COLOURS for shape in SHAPES]
+THINGS = [f"a {caption_of(kind)}" for kind in KINDS]
 #: Different texts of the mix: ten times as many as a search worker remembers.
 _TEXTS = 10_000
 _BATCH, _BATCHES = 64, 4
@@ -48,7 +48,7 @@ def zipf_mix(count: int, seed: int = 0) -> list[str]:
 
 async def fill(settings: AgentSettings, manifest: ModelManifest, vectors: int, tag: str, console: Console) -> None:
     """Index so many objects of scenes under a tag, as an indexer would, and wait until the index has come to rest."""
-    embeddings, facts = scene_vectors(vectors, folder=settings.data_dir / "bench", console=console, manifest=manifest)
+    embeddings, facts = scene_vectors(vectors, folder=kept_vectors(), console=console, manifest=manifest)
     documents = (
         document.model_copy(update={"image_id": f"{tag}-{document.image_id}", "tags": (*document.tags, tag)})
         for document in scene_documents(embeddings, facts, manifest)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from models.scenes import COLOURS, PATTERNS, SHAPES
+from models.scenes import KINDS, SHAPES, caption_of
 from sightlog.client import Client
 from sightlog.errors import NoReply, SearchFailed, SightlogError
 from sightlog.filters import SearchFilters, TagFilter
@@ -30,13 +30,7 @@ SHARES: dict[str, float] = {
 
 _SAYINGS = ("a {}", "one {}", "the {}", "a photo of a {}", "a drawing of a {}", "two {}s", "a small {}", "a large {}")
 #: More texts than a search worker remembers.
-TEXTS = [
-    saying.format(f"{pattern} {colour} {shape}")
-    for shape in SHAPES
-    for pattern in PATTERNS
-    for colour in COLOURS
-    for saying in _SAYINGS
-]
+TEXTS = [saying.format(caption_of(kind)) for kind in KINDS for saying in _SAYINGS]
 #: Of an impatient caller, who is gone before there can be a reply.
 _NO_TIME = 0.001
 _TIMEOUT = 30.0

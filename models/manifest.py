@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from models.calibration import Calibration
+from sightlog.atomic_write import write_atomically
 from sightlog.errors import SightlogError
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
@@ -174,12 +174,9 @@ def write_calibration(folder: Path, calibration: Calibration) -> ModelManifest:
     load_manifest(folder)
     path = folder / MANIFEST_FILE
     document = json.loads(path.read_text(encoding="utf-8")) | {"calibration": calibration.to_document()}
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fresh.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)  # readers see the old manifest or the new one, never half of it
+        write_atomically(path, json.dumps(document, indent=2) + "\n")
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise ManifestError(
             f"cannot write {path} ({error.strerror}); make {folder} writable, or name a copy with SIGHTLOG_MODELS"
         ) from error

@@ -47,6 +47,10 @@ class Kind(NamedTuple):
     pattern: str
 
 
+#: All there are: 144.
+KINDS = tuple(Kind(shape, colour, pattern) for shape in SHAPES for colour in COLOURS for pattern in PATTERNS)
+
+
 @dataclass(frozen=True)
 class SceneObject:
     """One drawn object. `box`: xyxy, pixels of the scene, tight around the drawn pixels."""

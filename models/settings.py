@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from models.manifest import MANIFEST_FILE, ModelManifest
+from sightlog.atomic_write import write_atomically
 from sightlog.errors import ConfigurationError
 from sightlog.settings import ClientSettings
 
@@ -60,7 +61,4 @@ def chosen_folder(data_dir: Path, models: Path | None = None) -> Path | None:
 
 def choose(data_dir: Path, manifest: ModelManifest) -> None:
     """Make a set that lies in the data folder the one in use, in one step."""
-    pointer = data_dir / SETS / ACTIVE
-    fresh = pointer.with_name(f".{ACTIVE}.{os.getpid()}")
-    fresh.write_text(manifest.folder.name + "\n", encoding="utf-8")
-    fresh.replace(pointer)
+    write_atomically(data_dir / SETS / ACTIVE, manifest.folder.name + "\n")

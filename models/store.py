@@ -25,6 +25,7 @@ from models.manifest import (
     spec_from,
     write_manifest,
 )
+from sightlog.atomic_write import write_atomically
 from sightlog.errors import SightlogError
 
 Kind = Literal["clip", "detector"]
@@ -142,11 +143,9 @@ class ModelStore:
     def keep_calibration(self, digest: str, calibration: Calibration) -> None:
         """For every set of that digest that is composed from now on, in place of an earlier one. Raises StoreError."""
         path = self.folder / CALIBRATIONS / f"{digest}.json"
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps(calibration.to_document(), indent=2) + "\n", encoding="utf-8")
-            fresh.replace(path)
+            write_atomically(path, json.dumps(calibration.to_document(), indent=2) + "\n")
         except OSError as error:
             raise StoreError(
                 f"cannot keep the calibration as {path} ({error.strerror}); make {self.folder} writable, "

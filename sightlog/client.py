@@ -12,7 +12,6 @@ from types import TracebackType
 from typing_extensions import Unpack
 
 from sightlog.connection import Connection
-from sightlog.consuming import consumer_at_end
 from sightlog.documents import IndexReceipt
 from sightlog.errors import FileTooLarge, PublishFailed
 from sightlog.events import ImageEvent
@@ -22,8 +21,6 @@ from sightlog.published import Published
 from sightlog.questions import Asked, first_page, next_page, read_reply, request_of, similar_request
 from sightlog.search import Hit, SearchReply, SearchRequest
 from sightlog.settings import ClientSettings
-
-__all__ = ["Client", "consumer_at_end"]
 
 #: While the producer's buffer is full.
 _ROOM_SECONDS = 0.01

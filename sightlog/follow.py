@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 
-from sightlog.client import consumer_at_end
+from sightlog.consuming import consumer_at_end
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt
 from sightlog.errors import NoReply
+from sightlog.published import Outcome
 from sightlog.settings import ClientSettings
-
-Outcome = IndexReceipt | DeadLetter
 
 
 class Follower:

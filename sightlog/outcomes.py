@@ -17,10 +17,9 @@ from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt
 from sightlog.errors import BecameDeadLetter, ContractError, NotSearchableYet, SightlogError
 from sightlog.fields import as_utc, now
-from sightlog.published import Published
+from sightlog.published import Outcome, Published
 from sightlog.settings import ClientSettings
 
-Outcome = IndexReceipt | DeadLetter
 _Said = TypeVar("_Said", IndexReceipt, DeadLetter)
 
 #: Receipts have the time of the indexer's clock, events that of the broker.

@@ -8,6 +8,8 @@ from datetime import datetime
 from sightlog.dead_letters import DeadLetter
 from sightlog.documents import IndexReceipt, log_version
 
+Outcome = IndexReceipt | DeadLetter
+
 
 @dataclass(frozen=True)
 class Published:
@@ -26,7 +28,7 @@ class Published:
         """What the index knows this event by."""
         return log_version(round(self.published_at.timestamp() * 1000), self.offset or 0)
 
-    def is_settled_by(self, outcome: IndexReceipt | DeadLetter) -> bool:
+    def is_settled_by(self, outcome: Outcome) -> bool:
         """Whether that is the outcome of this event, rather than of another one of the same image."""
         if isinstance(outcome, IndexReceipt):
             # Each event has a receipt of its own, also when a newer one was quicker.

@@ -11,7 +11,7 @@ from sightlog.errors import BadRequest, search_failed
 from sightlog.fields import FloatArray
 from sightlog.filters import SearchFilters
 from sightlog.pictures import Picture, picture_bytes
-from sightlog.search import MAX_IMAGE, Clause, FacetName, SearchReply, SearchRequest
+from sightlog.search import MAX_IMAGE, Clause, FacetName, Fusion, SearchReply, SearchRequest, Target
 
 
 class Asked(TypedDict, total=False):
@@ -33,9 +33,9 @@ class Asked(TypedDict, total=False):
     clauses: Sequence[Clause | Mapping[str, Any]]
     #: Words in filename, tags and metadata; alone, or besides a question.
     lexical: str | None
-    fusion: Literal["rrf", "weighted"]
+    fusion: Fusion
     lexical_weight: float
-    target: Literal["images", "objects"]
+    target: Target
     #: Hits in a reply, 1 to 1,000.
     k: int
     #: As SearchFilters, or as a mapping of its fields: `{"tags": ["night"], "min_width": 640}`.

@@ -32,6 +32,10 @@ MAX_CURSOR = 64 * 1024
 #: Relevance from which a hit shows what was asked for, rather not below.
 GOOD = 0.5
 
+#: What is searched for.
+Target = Literal["images", "objects"]
+#: How two orders come together: by ranks, or by scores brought to 0..1.
+Fusion = Literal["rrf", "weighted"]
 #: What can be counted over what was found.
 FacetName = Literal["classes", "tags", "captured_month", "uploaded_month"]
 
@@ -99,11 +103,11 @@ class SearchRequest(Question):
     lexical: str | None = Field(
         None, min_length=1, max_length=MAX_TEXT, description="words in filename, tags and metadata; alone or besides"
     )
-    fusion: Literal["rrf", "weighted"] = Field(
+    fusion: Fusion = Field(
         "rrf", description="how a question and `lexical` come together: by ranks, or by scores brought to 0..1"
     )
     lexical_weight: float = Field(0.5, ge=0, le=1, description="share of `lexical` in the fusion")
-    target: Literal["images", "objects"] = "images"
+    target: Target = "images"
     k: int = Field(10, ge=1, le=1000, description="hits in a reply")
     filters: SearchFilters = Field(default_factory=SearchFilters)
     min_relevance: float | None = Field(None, ge=0, le=1, description="hits below are left out; calibrated models only")

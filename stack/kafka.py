@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from sightlog.atomic_write import write_atomically
 from stack import ports
 from stack.artifacts import Artifact, ArtifactCache, pinned
 from stack.component import Launch, Progress, Usage
@@ -21,7 +22,6 @@ from stack.errors import StartError
 from stack.java import JavaRuntime
 from stack.jvm import LOG4J2_CONSOLE, heap_options, jvm_environment
 from stack.settings import HOST, StackSettings
-from stack.state import write_atomically
 
 #: An event with its image inline (1 MiB by default) and room for larger limits. Broker and topics alike.
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024

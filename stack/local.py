@@ -16,6 +16,7 @@ from typing import Literal
 
 import psutil
 
+from sightlog.atomic_write import write_atomically
 from stack.child import hold_file
 from stack.component import Progress, Silent
 from stack.composition import Composition, compose
@@ -31,7 +32,7 @@ from stack.processes import (
     marked_environment,
 )
 from stack.settings import StackSettings
-from stack.state import ComponentState, StackState, StateFile, write_atomically
+from stack.state import ComponentState, StackState, StateFile
 from stack.supervisor import SETTINGS_FILE
 
 POLL_S = 0.1

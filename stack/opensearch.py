@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from sightlog.atomic_write import write_atomically
 from stack import ports
 from stack.artifacts import Artifact, ArtifactCache, pinned
 from stack.component import Launch, Progress, Usage
@@ -13,7 +14,6 @@ from stack.jvm import LOG4J2_CONSOLE, heap_options, jvm_environment
 from stack.opensearch_home import ROOT, VERSION, assemble
 from stack.privileges import hand_over, unprivileged
 from stack.settings import HOST, StackSettings
-from stack.state import write_atomically
 
 _CONFIG = """\
 cluster.name: sightlog

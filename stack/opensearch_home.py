@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from sightlog.atomic_write import write_atomically
 from stack.artifacts import Artifact, ArtifactCache, link_file
-from stack.state import write_atomically
 
 VERSION = "3.4.0"
 ROOT = "opensearch/"

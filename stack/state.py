@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sightlog.atomic_write import write_atomically
 
 ComponentStatus = Literal["waiting", "starting", "ready", "held", "restarting", "failed", "stopping", "stopped"]
 StackStatus = Literal["starting", "ready", "degraded", "failed", "stopping", "stopped"]
@@ -43,16 +44,6 @@ class StackState(BaseModel):
     port_offset: int = 0
     java: str = ""
     components: dict[str, ComponentState] = {}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old or the new text, also after a power cut."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(path)
 
 
 class StateFile:

@@ -37,6 +37,25 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     local.down(wipe=True)
 
 
+@pytest.fixture(scope="module")
+def lone_opensearch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an OpenSearch of the module's own, with nothing else around it."""
+    from agents.settings import AgentSettings
+    from load_tests.running import free_port_offset
+    from stack.local import LocalStack
+    from stack.settings import StackSettings
+
+    alone = LocalStack(
+        tmp_path_factory.mktemp("opensearch"),
+        port_offset=free_port_offset(),
+        workers=False,
+        settings=StackSettings(components=("opensearch",)),
+    )
+    alone.up()
+    yield AgentSettings.load(data_dir=alone.data_dir).opensearch
+    alone.down(wipe=True)
+
+
 @pytest.fixture(scope="session")
 def settings(stack: LocalStack) -> AgentSettings:
     """Settings that point at the stack."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sightlog.atomic_write import write_atomically
 from sightlog.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ def save_tuning(data_dir: Path, tuning: Tuning) -> Path:
         "measured": list(values["measured"]),
     }
     path = data_dir / TUNING_FILE
-    fresh = path.with_name(f".{TUNING_FILE}.{os.getpid()}")
-    fresh.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    write_atomically(path, json.dumps(document, indent=2) + "\n")
     return path
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from faust.types import TP
 
+from agents.delivery.members import member_settings
 from agents.settings import AgentSettings
 
 log = logging.getLogger(__name__)
@@ -127,25 +128,13 @@ class PromptStream:
 
 
 def consumer_settings(settings: AgentSettings, group: str) -> dict[str, Any]:
-    """Of librdkafka: it commits what was stored, not what was read, and fetches as soon as there is one record."""
+    """Of librdkafka: it fetches as soon as there is one record."""
     return {
-        "bootstrap.servers": settings.kafka,
-        "client.id": settings.client_id,
-        "group.id": group,
-        "auto.offset.reset": "earliest",
-        "enable.auto.commit": True,
-        "auto.commit.interval.ms": 500,
-        "enable.auto.offset.store": False,
-        "partition.assignment.strategy": "roundrobin",
-        "session.timeout.ms": round(settings.session_timeout * 1000),
-        "heartbeat.interval.ms": round(settings.session_timeout * 100),
-        # While the window is full nothing is read; that is no reason to leave the group.
-        "max.poll.interval.ms": 86_400_000,
+        **member_settings(settings, group),
         "fetch.min.bytes": 1,
         "socket.nagle.disable": True,
         # What librdkafka reads ahead, of each partition.
         "queued.max.messages.kbytes": max(1, settings.fetch_bytes // 1024),
-        "fetch.max.bytes": 16 * 1024 * 1024,
     }
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from agents.index.question import VectorQuestion
 from sightlog.errors import ContractError
 from sightlog.filters import SearchFilters
-from sightlog.search import MAX_CURSOR
+from sightlog.search import MAX_CURSOR, Fusion, Target
 
 #: Of the layout below; a cursor of another version is refused.
 _VERSION = 1
@@ -34,7 +34,7 @@ class Page:
 
     pit: str
     """Id of the point in time, as OpenSearch gave it."""
-    target: Literal["images", "objects"]
+    target: Target
     k: int
     """Hits of a page."""
     offset: int
@@ -42,7 +42,7 @@ class Page:
     question: VectorQuestion | None = None
     """None: words alone."""
     lexical: str | None = None
-    fusion: Literal["rrf", "weighted"] = "rrf"
+    fusion: Fusion = "rrf"
     lexical_weight: float = 0.5
     filters: SearchFilters = field(default_factory=SearchFilters)
     min_relevance: float | None = None

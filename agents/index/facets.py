@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agents.index.filters import Target
-from sightlog.search import FacetCount, FacetName
+from sightlog.search import FacetCount, FacetName, Target
 
 #: Values of a facet; the rarer ones are left out.
 _MOST_VALUES = 100

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from agents.index.tokens import fact, fact_range, ranked_range
 from sightlog.errors import ContractError
 from sightlog.filters import ClassFilter, MetadataFilter, SearchFilters
+from sightlog.search import Target
 
 _MOST_PIXELS = 2**31 - 1
 
 Query = dict[str, Any]
-Target = Literal["images", "objects"]
 
 
 def filter_query(target: Target, filters: SearchFilters, classes: Sequence[str]) -> Query | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+
+from sightlog.search import Fusion
 
 #: Of reciprocal rank fusion, as its authors have it: how much the first few places stand out.
 _RANK_CONSTANT = 60
-
-Fusion = Literal["rrf", "weighted"]
 
 
 def fused(fusion: Fusion, legs: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, float]:

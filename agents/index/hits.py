@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from agents.index.filters import Target
 from agents.index.question import VectorQuestion
-from sightlog.search import Hit
+from sightlog.search import Hit, Target
 
 _OF_BOTH = (
     "image_id", "dataref", "filename", "event_source", "width", "height", "tags", "captured_at", "uploaded_at",

@@ -17,7 +17,7 @@ from agents.delivery.failures import DependencyDown
 from agents.index.connection import check_model, translated_failures
 from agents.index.cursors import Cursors, Page
 from agents.index.facets import aggregations, counts
-from agents.index.filters import Target, filter_query
+from agents.index.filters import filter_query
 from agents.index.found import Found
 from agents.index.hits import hit_of, source_fields
 from agents.index.legs import matching, nearest
@@ -29,7 +29,7 @@ from agents.index.windows import DEPTH, Window, Windows, is_partial, window_of
 from agents.settings import IndexSettings
 from sightlog.errors import ContractError
 from sightlog.fields import FloatArray
-from sightlog.search import GOOD, FacetCount, FacetName, SearchRequest
+from sightlog.search import GOOD, FacetCount, FacetName, SearchRequest, Target
 
 _UNKNOWN = {"image": "unknown_image", "object": "unknown_object"}
 
@@ -90,8 +90,7 @@ class IndexSearcher:
         with translated_failures(f"vector of an {kind}"):
             (found,) = (await self._client.mget(body={"docs": [wanted]}))["docs"]
         if found.get("error", {}).get("type") == "index_not_found_exception":
-            async with self._there(target):
-                raise NotFoundError(404, "index_not_found_exception", {})
+            raise await self._missing(target)
         if "error" in found:
             raise DependencyDown(f"OpenSearch (vector of an {kind}): {found['error'].get('type')}")
         if "vector" not in found.get("_source", {}):
@@ -170,8 +169,11 @@ class IndexSearcher:
         window = replace(window, partial=window.partial or is_partial(answer))
         return _found(page, window, sources, counts(facets, answer.get("aggregations", {})))
 
+    def _alias(self, target: Target) -> str:
+        return self._settings.images if target == "images" else self._settings.objects
+
     def _index(self, target: Target) -> str:
-        return index_name(self._settings.images if target == "images" else self._settings.objects, self._model)
+        return index_name(self._alias(target), self._model)
 
     @asynccontextmanager
     async def _there(self, target: Target) -> AsyncIterator[None]:
@@ -181,9 +183,14 @@ class IndexSearcher:
         except RequestError as error:
             raise ContractError("bad_request", f"OpenSearch cannot search for this: {_reason(error)}") from None
         except NotFoundError:
-            await check_model(self._client, self._settings, self._model)
-            alias = self._settings.images if target == "images" else self._settings.objects
-            raise DependencyDown(f"OpenSearch: no {alias} of model {self._model.name}; an indexer creates it") from None
+            raise await self._missing(target) from None
+
+    async def _missing(self, target: Target) -> DependencyDown:
+        """What to raise where there is no index. Raises ConfigurationError when only another model has indices."""
+        await check_model(self._client, self._settings, self._model)
+        return DependencyDown(
+            f"OpenSearch: no {self._alias(target)} of model {self._model.name}; an indexer creates it"
+        )
 
 
 def _reason(error: RequestError) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from load_tests.backlog import drain_backlog, figures, instant_triton, vision_worker
 from load_tests.backlog import publish as publish_uploads
 from load_tests.running import free_port_offset
-from sightlog.client import consumer_at_end
+from sightlog.consuming import consumer_at_end
 from stack.kafka import admin_client, group_lag
 from stack.local import LocalStack
 from stack.settings import StackSettings

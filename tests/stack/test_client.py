@@ -7,11 +7,9 @@ import importlib.util
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -25,6 +23,7 @@ from sightlog.async_client import AsyncClient
 from sightlog.client import Client
 from sightlog.errors import BecameDeadLetter, NotSearchableYet, SearchFailed
 from sightlog.search import SearchReply
+from tests.forking import forked
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "client.md").read_text()
@@ -50,20 +49,6 @@ def tag(settings: AgentSettings, uploads: Path) -> str:
     return tag
 
 
-def forked(work: Callable[[], object]) -> int:
-    """Exit status of a forked child that does the work and ends as interpreters do; negative when it hung."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(60)
-        try:
-            work()
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def test_threads_share_one_connection(client: Client, tag: str) -> None:
     with ThreadPoolExecutor(16) as pool:
         replies = list(
@@ -85,7 +70,7 @@ def test_a_forked_child_searches_and_publishes_while_the_parent_goes_on(
     client.search("a circle", timeout=30)
     with ThreadPoolExecutor(4) as pool:
         going_on = [pool.submit(client.search, "a star", timeout=60) for _ in range(40)]
-        assert [forked(in_child) for _ in range(2)] == [0, 0]
+        assert [forked(in_child, seconds=60) for _ in range(2)] == [0, 0]
         assert all(isinstance(done.result(60), SearchReply) for done in going_on)
     assert client.search("a circle", timeout=30)
 

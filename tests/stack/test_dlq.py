@@ -19,7 +19,7 @@ from agents.delivery.records import Record
 from agents.delivery.retry import Backoff
 from load_tests.running import free_port_offset
 from sightlog.cli import cli
-from sightlog.client import consumer_at_end
+from sightlog.consuming import consumer_at_end
 from sightlog.history import Stage
 from sightlog.settings import MAX_RECORD_BYTES
 from stack.local import LocalStack

@@ -19,8 +19,9 @@ from sightlog.documents import IndexReceipt
 from sightlog.errors import SearchFailed
 from sightlog.events import new_upload
 from sightlog.filters import SearchFilters
-from sightlog.follow import Follower, Outcome
+from sightlog.follow import Follower
 from sightlog.ingest import file_upload
+from sightlog.published import Outcome
 from sightlog.search import GOOD, SearchRequest
 from sightlog.settings import MAX_RECORD_BYTES
 from tests.pictures import bomb, good_pictures, truncated_jpeg

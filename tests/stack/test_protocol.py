@@ -15,7 +15,8 @@ from agents.index.cursor_key import cursor_key
 from agents.index.cursors import Cursors, Page
 from agents.settings import AgentSettings
 from models.manifest import load_manifest
-from sightlog.client import Client, consumer_at_end
+from sightlog.client import Client
+from sightlog.consuming import consumer_at_end
 from sightlog.dead_letters import DeadLetter
 from sightlog.errors import SearchFailed
 from sightlog.filters import SearchFilters

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 
 from load_tests.running import free_port_offset
-from sightlog.client import consumer_at_end
+from sightlog.consuming import consumer_at_end
 from sightlog.events import OutgoingHeaders
 from sightlog.fields import now
 from sightlog.history import HISTORY_HEADER, History, Origin

@@ -19,14 +19,11 @@ from agents.index.pace import BulkLimits
 from agents.index.question import VectorQuestion
 from agents.index.searcher import IndexSearcher
 from agents.index.writer import IndexWriter
-from agents.settings import AgentSettings, IndexSettings
-from load_tests.running import free_port_offset
+from agents.settings import IndexSettings
 from models.manifest import load_manifest
 from sightlog.documents import EmbeddingDocument
 from sightlog.errors import ContractError
 from sightlog.search import MAX_RESULTS, Hit, SearchRequest
-from stack.local import LocalStack
-from stack.settings import StackSettings
 from tests.index_behaviours import deletion, embedding
 from tests.oracle import Answer, Oracle
 from tests.random_searches import Searches, changes
@@ -42,33 +39,19 @@ _CLOSE = 2e-6
 
 
 @pytest.fixture(scope="module")
-def opensearch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of an OpenSearch of our own, with nothing else around it."""
-    alone = LocalStack(
-        tmp_path_factory.mktemp("opensearch"),
-        port_offset=free_port_offset(),
-        workers=False,
-        settings=StackSettings(components=("opensearch",)),
-    )
-    alone.up()
-    yield AgentSettings.load(data_dir=alone.data_dir).opensearch
-    alone.down(wipe=True)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where embeddings are kept from one use to the next."""
     return tmp_path_factory.mktemp("embeddings")
 
 
 @pytest.fixture(scope="module")
-def world(opensearch: str, folder: Path) -> Oracle:
+def world(lone_opensearch: str, folder: Path) -> Oracle:
     """Everything is in the index `images` and its objects; the oracle has read the same."""
     manifest = load_manifest()
     uploads, later = changes(IMAGES, folder, manifest)
 
     async def write() -> None:
-        async with connect(opensearch) as client:
+        async with connect(lone_opensearch) as client:
             index, model = IndexSettings.load(), model_identity(manifest)
             await ensure_indices(client, index, model)
             writer = IndexWriter(client, index, model)
@@ -86,8 +69,8 @@ def cursors() -> Cursors:
 
 
 @pytest.fixture
-async def searcher(opensearch: str, cursors: Cursors) -> AsyncIterator[IndexSearcher]:
-    async with connect(opensearch) as client:
+async def searcher(lone_opensearch: str, cursors: Cursors) -> AsyncIterator[IndexSearcher]:
+    async with connect(lone_opensearch) as client:
         yield IndexSearcher(client, IndexSettings.load(), model_identity(load_manifest()), cursors)
 
 
@@ -177,12 +160,12 @@ NUMBER = MAX_RESULTS + 400
 
 
 @pytest.fixture(scope="module")
-def many(opensearch: str) -> dict[str, EmbeddingDocument]:
+def many(lone_opensearch: str) -> dict[str, EmbeddingDocument]:
     """More images than pages go through, by id; all of them say "common"."""
     images = [embedding(SMALL, f"many-{n:05}", version=n + 1, objects=0, tags=("common",)) for n in range(NUMBER)]
 
     async def write() -> None:
-        async with connect(opensearch) as client:
+        async with connect(lone_opensearch) as client:
             await ensure_indices(client, MANY, SMALL)
             writer = IndexWriter(client, MANY, SMALL, BulkLimits(images=2000))
             await writer.write(images)
@@ -192,10 +175,10 @@ def many(opensearch: str) -> dict[str, EmbeddingDocument]:
 
 
 @pytest.fixture
-async def workers(opensearch: str) -> AsyncIterator[tuple[IndexSearcher, IndexSearcher, Cursors]]:
+async def workers(lone_opensearch: str) -> AsyncIterator[tuple[IndexSearcher, IndexSearcher, Cursors]]:
     """Two workers with one key, of which the second keeps nothing from page to page."""
     cursors = Cursors(b"k" * 32, 600, SMALL.digest)
-    async with connect(opensearch) as client:
+    async with connect(lone_opensearch) as client:
         kept, forgetful = (MANY.model_copy(update={"windows_kept": number}) for number in (32, 0))
         yield (
             IndexSearcher(client, kept, SMALL, cursors),
@@ -205,14 +188,14 @@ async def workers(opensearch: str) -> AsyncIterator[tuple[IndexSearcher, IndexSe
 
 
 async def test_pages_have_no_gaps_and_no_repeats_while_images_come_and_go(
-    many: dict[str, EmbeddingDocument], workers: tuple[IndexSearcher, IndexSearcher, Cursors], opensearch: str
+    many: dict[str, EmbeddingDocument], workers: tuple[IndexSearcher, IndexSearcher, Cursors], lone_opensearch: str
 ) -> None:
     first, second, cursors = workers
     vector = embedding(SMALL, "question", version=99_999).vector
     near = await first.search(SearchRequest(text="near", k=1000, pages=True), VectorQuestion(vector), TIMEOUT)
     words = await first.search(SearchRequest(lexical="common", k=1000, pages=True), None, TIMEOUT)
     pages = {"near": [near], "words": [words]}
-    async with connect(opensearch) as client:
+    async with connect(lone_opensearch) as client:
         writer = IndexWriter(client, MANY, SMALL)
         for turn in range(1, 10):
             # Of what was shown, and of what is still to come; and new ones that would be first of all.
@@ -238,12 +221,12 @@ async def test_pages_have_no_gaps_and_no_repeats_while_images_come_and_go(
 
 
 async def test_cursor_whose_point_in_time_is_gone_is_expired(
-    many: dict[str, EmbeddingDocument], workers: tuple[IndexSearcher, IndexSearcher, Cursors], opensearch: str
+    many: dict[str, EmbeddingDocument], workers: tuple[IndexSearcher, IndexSearcher, Cursors], lone_opensearch: str
 ) -> None:
     first, second, cursors = workers
     found = await first.search(SearchRequest(lexical="common", pages=True), None, TIMEOUT)
     assert found.cursor is not None
-    async with connect(opensearch) as client:
+    async with connect(lone_opensearch) as client:
         await client.delete_all_pits()
     for worker in (first, second):
         with pytest.raises(ContractError) as refused:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,10 @@ from agents.index.mappings import ModelIdentity
 from agents.index.question import VectorQuestion
 from agents.index.searcher import IndexSearcher
 from agents.index.writer import IndexWriter
-from agents.settings import AgentSettings, IndexSettings
-from load_tests.running import free_port_offset
+from agents.settings import IndexSettings
 from sightlog.errors import ContractError
 from sightlog.filters import SearchFilters
 from sightlog.search import SearchRequest
-from stack.local import LocalStack
-from stack.settings import StackSettings
 from tests.index_behaviours import embedding, new_id, update
 
 MODEL = ModelIdentity("tiny", "d" * 64, 64, tuple(f"class-{number}" for number in range(80)))
@@ -33,23 +30,9 @@ INDEX = IndexSettings(images="searched-images", objects="searched-objects", refr
 TIMEOUT = 60.0
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An OpenSearch of our own, with nothing else around it."""
-    alone = LocalStack(
-        tmp_path_factory.mktemp("opensearch"),
-        port_offset=free_port_offset(),
-        workers=False,
-        settings=StackSettings(components=("opensearch",)),
-    )
-    alone.up()
-    yield AgentSettings.load(data_dir=alone.data_dir).opensearch
-    alone.down(wipe=True)
-
-
 @pytest.fixture
-async def opensearch(url: str) -> AsyncIterator[Any]:
-    async with connect(url) as client:
+async def opensearch(lone_opensearch: str) -> AsyncIterator[Any]:
+    async with connect(lone_opensearch) as client:
         await ensure_indices(client, INDEX, MODEL)
         yield client
 

@@ -13,7 +13,7 @@ from confluent_kafka.admin import ConsumerGroupDescription
 
 from load_tests.running import free_port_offset
 from models.photos import photos
-from sightlog.client import consumer_at_end
+from sightlog.consuming import consumer_at_end
 from sightlog.documents import EmbeddingDocument
 from sightlog.events import new_upload
 from stack.kafka import admin_client, group_lag

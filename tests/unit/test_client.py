@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from sightlog.errors import (
 )
 from sightlog.questions import Asked, request_of
 from sightlog.search import MAX_IMAGE, Clause, SearchReply, SearchRequest
+from tests.forking import forked
 from tests.unit.fake_kafka import FakeBroker, FakeConsumer, FakeProducer, broker
 from tests.unit.search_agent_double import AgentDouble, hit, pages_of, refuses
 
@@ -55,23 +55,6 @@ def agent(broker: FakeBroker) -> AgentDouble:
 def client(broker: FakeBroker) -> Iterator[Client]:
     with Client() as made:
         yield made
-
-
-def forked(work: Any) -> int:
-    """Exit status of a forked child that ends as any interpreter does, when `work` is done; negative when it hung."""
-    child = os.fork()
-    if child == 0:
-        # Ends a child that hangs, by itself: nothing may be waited for in here.
-        import signal
-
-        signal.alarm(20)
-        try:
-            work()
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # What is asked.
@@ -322,7 +305,7 @@ def test_a_forked_child_searches_over_connections_of_its_own(client: Client, age
         gc.collect()
         assert (FakeProducer.freed, FakeConsumer.freed) == (0, 0), "what is the parent's is left alone"
 
-    assert forked(in_child) == 0
+    assert forked(in_child, seconds=20) == 0
     assert client.search("after").hits[0].image_id == "after"
     assert (FakeProducer.made, FakeConsumer.made) == (1, 1)
 
@@ -337,7 +320,7 @@ def test_a_fork_while_other_threads_wait_and_hold_locks_leaves_a_usable_child(
         while len(agent.asked) < 2:
             pass
         with client._connection._lock:
-            assert forked(lambda: client.search("in the child", timeout=10)) == 0
+            assert forked(lambda: client.search("in the child", timeout=10), seconds=20) == 0
         client.close()
         assert isinstance(held.exception(10), NoReply)
 

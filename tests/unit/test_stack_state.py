@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from sightlog.atomic_write import write_atomically
 from stack.local import OWNED, LocalStack
 from stack.ports import Endpoints
 from stack.settings import StackSettings
-from stack.state import ComponentState, StackState, StateFile, write_atomically
+from stack.state import ComponentState, StackState, StateFile
 from tests.unit.stack_fence import raise_fence
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,7 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_atomically(path, "half \ud800")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_lock_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
